@@ -133,7 +133,7 @@ class _Syncer:
         except OSError as error:
             self.failure = _disk(error, self._path)
 
-# %% ../nbs/04_store.ipynb #6a9430d5
+# %% ../nbs/04_store.ipynb #53a6877d
 class Journal:
     "A file of lines, each on the disk soon after it was added; one writer at a time."
 
@@ -144,7 +144,7 @@ class Journal:
     ):
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self._lock = path, threading.Lock()
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o644)
         self._end, self._closed = _cut_torn_line(self._file), False
         self._failure: Exception | None = None
         self._syncer = _Syncer(path, self._file) if sync else None
@@ -173,13 +173,12 @@ class Journal:
         if self._failure is not None:
             raise self._failure
 
-# %% ../nbs/04_store.ipynb #4535d3c2
+# %% ../nbs/04_store.ipynb #f2ef2c49
 def _write_whole(file: int, end: int, data: bytes) -> int:
     "Write all of it at the end, or none of it; the new end."
     try:
         done = 0
         while done < len(data):
-            os.lseek(file, end + done, os.SEEK_SET)
             done += os.write(file, data[done:])
         return end + len(data)
     except OSError:

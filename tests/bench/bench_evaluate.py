@@ -5,7 +5,6 @@ The ideal is 1,000 / 64 × 50 ms = 0.78 s. Cache, journal (fsynced) and trace ar
 
 from __future__ import annotations
 
-import os
 import statistics
 import subprocess
 import sys
@@ -13,14 +12,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from llmops_nb.app import App, Definition, load_app
-from llmops_nb.cache import Cache, cached
+from llmops_nb.app import load_app
 from llmops_nb.core import Item
 from llmops_nb.datasets import GoldenSet
 from llmops_nb.evals import evaluate
-from llmops_nb.limits import Limiter, limited, retrying
-from llmops_nb.models import Endpoint, traced
-from llmops_nb.prices import fixed_price, priced
 from llmops_nb.scorers import exact_match
 from llmops_nb.settings import load_settings
 
