@@ -108,7 +108,15 @@ class Measure:
         "Whether there are too few items to believe the value alone."
         return self.n < FEW
 
-# %% ../nbs/68_figures.ipynb #972e9509
+# %% ../nbs/68_figures.ipynb #c170796e
+def _range(low: Any, high: Any, unit: str) -> str:
+    "An interval in words; one end may be open, where a sample is too small to bound it."
+    ends = quantity(low, unit) if is_number(low) else "", quantity(high, unit) if is_number(high) else ""
+    if not all(ends):
+        return f"{ends[0]} or more" if ends[0] else f"{ends[1]} or less" if ends[1] else ""
+    return " – ".join(ends)
+
+
 def measure(
     metric: Mapping[str, Any],  # As in run.json
     top: float = 1.0,  # Right end of the scale
@@ -128,7 +136,7 @@ def measure(
     n, failed, skipped = (int(metric.get(key) or 0) for key in ("n", "failed", "skipped"))
     address = {"metric": name, "slice": group} if group else {"metric": name}
     return Measure(
-        name, group, quantity(value, unit), f"{quantity(low, unit)} – {quantity(high, unit)}" if known else "", strip, n, failed, skipped,
+        name, group, quantity(value, unit), _range(low, high, unit), strip, n, failed, skipped,
         better, str(metric.get("method") or ""), aside, "#" + urlencode(address) if linked else "",
     )  # fmt: skip
 

@@ -126,7 +126,7 @@ def check(
     whole = {m.name: m for m in metrics if not m.slice}
     return [_check(whole.get(name), name, floor) for name, floor in thresholds.items()]
 
-# %% ../nbs/54_metrics.ipynb #91d03740
+# %% ../nbs/54_metrics.ipynb #efcb0a01
 def _check(metric: Metric | None, name: str, floor: float) -> Check:
     "One threshold, decided by the interval."
     label = name.replace("_", " ")
@@ -145,7 +145,7 @@ def _check(metric: Metric | None, name: str, floor: float) -> Check:
     if high < floor if higher else low > floor:
         return Check(name, floor, "missed", f"{seen} misses the {word} of {floor:{unit}}.")
     more = more_needed(Estimate(metric.value, low, high, metric.n, ""), floor)
-    advice = f" About {more} more items would tell, if this value holds." if more else ""
+    advice = f" About {more} more {'item' if more == 1 else 'items'} would tell, if this value holds." if more else ""
     return Check(name, floor, "not enough evidence", f"{seen} cannot be told from the {word} of {floor:{unit}}.{advice}")
 
 

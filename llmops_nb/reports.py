@@ -25,8 +25,8 @@ PACKAGE = Path(str(files("llmops_nb")))  # Where templates and the script lie
 
 # %% auto #0
 __all__ = ['PACKAGE', 'OUTCOMES', 'TAGS', 'GONE', 'ATTRIBUTES', 'KINDS', 'Written', 'read_run', 'verdict', 'warnings', 'headline',
-           'outcome', 'row', 'pack', 'sanitise', 'policy', 'aligned', 'notebook_html', 'command', 'facts', 'totals',
-           'contents', 'page', 'render']
+           'outcome', 'row', 'pack', 'sanitise', 'policy', 'aligned', 'settled', 'notebook_html', 'command', 'facts',
+           'totals', 'contents', 'page', 'render']
 
 # %% ../nbs/70_reports.ipynb #bc1fcd49
 @dataclass(frozen=True)
@@ -217,7 +217,25 @@ def aligned(
     places = iter([place for _ in rows for place in numbers])
     return re.sub(r"<(t[hd])>", lambda found: f'<{found[1]} class="nb-number">' if next(places, False) else found[0], table)
 
-# %% ../nbs/70_reports.ipynb #7f1c5527
+# %% ../nbs/70_reports.ipynb #9bedc188
+def settled(
+    outputs: Sequence[Mapping[str, Any]],  # Of one cell, as the notebook stores them
+) -> list[dict[str, Any]]:
+    "Outputs as a terminal shows them in the end: streams joined, redrawn lines once, nothing where nothing is left."
+    joined: list[dict[str, Any]] = []
+    for output in map(dict, outputs):
+        last = joined[-1] if joined else {}
+        if output.get("output_type") == "stream" and last.get("name") == output.get("name"):
+            last["text"] = "".join(last["text"]) + "".join(output["text"])
+        else:
+            joined.append(output)
+    for output in joined:
+        if output.get("output_type") == "stream":
+            lines = "".join(output["text"]).replace("\r\n", "\n").split("\n")
+            output["text"] = "\n".join(line.rstrip("\r").rpartition("\r")[2].rstrip() for line in lines)
+    return [output for output in joined if output.get("output_type") != "stream" or output["text"].strip()]
+
+# %% ../nbs/70_reports.ipynb #44ef1377
 KINDS = ["image/png", "image/jpeg", "image/svg+xml", "text/html", "text/markdown", "text/latex", "text/plain"]  # The first that an output has is shown
 
 
@@ -235,7 +253,11 @@ def notebook_html(
         exclude_anchor_links=True, filters={"sanitise": sanitise}, log=logging.Logger("nbconvert", logging.ERROR),
     )  # fmt: skip
     try:
-        html, _ = exporter.from_notebook_node(nbformat.reads(text, as_version=4))
+        notebook = nbformat.reads(text, as_version=4)
+        for cell in notebook.cells:
+            if "outputs" in cell:
+                cell.outputs = [nbformat.from_dict(output) for output in settled(cell.outputs)]
+        html, _ = exporter.from_notebook_node(notebook)
     except Exception as problem:  # Whatever a torn notebook provokes in foreign code
         raise DataError(f"notebook.ipynb cannot be shown: {type(problem).__name__}: {problem}") from problem
     return re.sub(r"<table.*?</table>", lambda found: aligned(found[0]), sanitise(html), flags=re.S)

@@ -14,7 +14,7 @@ from .core import ConfigurationError
 # %% auto #0
 __all__ = ['LEVEL', 'ENOUGH', 'Estimate', 'share', 'mean', 'percentile', 'more_needed']
 
-# %% ../nbs/50_stats.ipynb #516bb453
+# %% ../nbs/50_stats.ipynb #9439f44e
 @dataclass(frozen=True)
 class Estimate:
     "A number with its 95 % interval."
@@ -28,9 +28,9 @@ class Estimate:
     def __str__(self) -> str:
         if self.value is None:
             return "no data"
-        if self.low is None or self.high is None:
-            return f"{self.value:.3g} (n = {self.n})"
-        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}] (n = {self.n})"
+        ends = ["…" if end is None else f"{end:.3g}" for end in (self.low, self.high)]
+        between = "" if ends == ["…", "…"] else f" [{', '.join(ends)}]"
+        return f"{self.value:.3g}{between} (n = {self.n})"
 
 # %% ../nbs/50_stats.ipynb #4ff6601f
 LEVEL = 0.95  # Confidence of every interval on this page
