@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
 from typing import Any
+
+BORROWED = "LLMOPS_BORROWED_OPENMP"  # Where the borrowed library is linked, for the process that begins again
 
 
 def parameters(
@@ -42,6 +45,23 @@ def parameters(
     return found
 
 
+def borrow_openmp() -> None:
+    "Small Linux images lack the library that the runtime's threads need. Other packages carry it under a longer name: begin again with that one."
+    import ctypes
+    import glob
+    import tempfile
+
+    try:
+        ctypes.CDLL("libgomp.so.1")
+    except OSError:
+        found = [path for site in sys.path for path in glob.glob(f"{site}/*.libs/libgomp*.so*")]
+        if found and BORROWED not in os.environ:
+            directory = tempfile.mkdtemp()
+            os.symlink(found[0], f"{directory}/libgomp.so.1")
+            paths = os.pathsep.join(filter(None, [directory, os.environ.get("LD_LIBRARY_PATH")]))
+            os.execve(sys.executable, [sys.executable, "-P", __file__], {**os.environ, "LD_LIBRARY_PATH": paths, BORROWED: directory})
+
+
 def end_with_parent() -> None:
     "Have this process end when standard input does. The runtime loads for seconds in which no Python runs: there a signal does it."
     if sys.platform == "linux":
@@ -61,6 +81,8 @@ def wait_for_end() -> None:
 
 def main() -> None:
     "Serve until standard input ends."
+    if sys.platform == "linux":
+        borrow_openmp()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # An interruption is meant for the parent
     line = b""
     while not line.endswith(b"\n"):
@@ -71,10 +93,13 @@ def main() -> None:
     try:
         import xllamacpp
 
+        if directory := os.environ.get(BORROWED):
+            shutil.rmtree(directory, ignore_errors=True)  # It is loaded now
         server = xllamacpp.Server(parameters(json.loads(line)))
         os.write(answer, json.dumps({"address": server.listening_address}).encode() + b"\n")
     except Exception as error:
-        os.write(2, f"{type(error).__name__}: {error}\n".encode())
+        advice = " Install it, on Debian and Ubuntu with: apt-get install libgomp1" if "libgomp" in str(error) else ""
+        os.write(2, f"{type(error).__name__}: {error}.{advice}\n".encode())
         os._exit(1)
     threading.Event().wait()
 

@@ -145,9 +145,10 @@ class App:
     def _repr_html_(self) -> str:
         return _card(self)
 
-# %% ../nbs/40_app.ipynb #3c16d860
+# %% ../nbs/40_app.ipynb #d972096e
 def _answer(app: App, question: str) -> Answer:
     "Guard, retrieve, fill in, ask."
+    question = question.encode("utf-8", "replace").decode()  # half a surrogate pair is no text, and no server reads it
     start = {trace.OPERATION: "invoke_agent", trace.APP: app.name, trace.APP_DIGEST: app.digest}
     with trace.span(f"invoke_agent {app.name}", start) as step:
         findings = tuple(finding for guard in app.guards for finding in _seen(guard, question))

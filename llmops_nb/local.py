@@ -86,11 +86,14 @@ def _first_line(process: subprocess.Popen[bytes], request: bytes, patience: floa
         process.wait()
     return found[0] if found else b""
 
-# %% ../nbs/25_local.ipynb #077e6f50
+# %% ../nbs/25_local.ipynb #0b4cf7e3
 class Child:
     "A process with a model in it, started when it is needed and again when it has died."
 
-    def __init__(self, setup: Setup):
+    def __init__(
+        self,
+        setup: Setup,  # What it runs, and how
+    ):
         self.setup, self.lock = setup, threading.Lock()  # Held during a call: one is answered at a time
         self.process: subprocess.Popen[bytes] | None = None
         self.address, self.key = "", ""

@@ -149,7 +149,7 @@ def find_run(
         raise RunError(f"{what} `llmops runs` lists them all.")
     return found[0]
 
-# %% ../nbs/60_runs.ipynb #4f2a2f0c
+# %% ../nbs/60_runs.ipynb #042d9eca
 def run_notebook(
     notebook: Path,  # With a cell tagged "parameters"
     given: Mapping[str, Any],  # Values for them
@@ -159,6 +159,7 @@ def run_notebook(
     progress: bool = True,  # Show a bar on standard error
 ) -> Run:
     "Execute a notebook as a run; raises what it raised, as `RunError`, with the run kept for `resume_run`."
+    need("papermill", "notebooks")
     values = read_values(parameters_of(notebook), given)
     place = directory or settings.reports / notebook.resolve().parent.name / new_run_id()
     with contextlib.suppress(ValueError):

@@ -169,6 +169,7 @@ def test_an_interrupted_call_leaves_a_model_that_answers(small):
     code = """
         import signal, sys, threading, os
         from llmops_nb.local import local_model
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # Whatever the shell that started the tests had set
         model = local_model("smollm2-135m")
         ask = [{"role": "user", "content": "What is a list in Python?"}]
         first = model(ask, temperature=0, max_tokens=16).text
@@ -301,6 +302,22 @@ def test_names_and_options(small):
         small(ASK, temprature=0)
     with pytest.raises(ConfigurationError, match="threads = 0"):
         LocalModel("x", small.path, small.sha256, threads=0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a matter of small Linux images")
+def test_a_machine_without_openmp(small, tmp_path):
+    "The child finds no such library, as it thinks, and begins again with the one that faiss carries."
+    program = local._child_file()
+    code = f"import ctypes, runpy\ndef missing(*_): raise OSError\nctypes.CDLL = missing\nrunpy.run_path({program!r}, run_name='__main__')"
+    child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "TMPDIR": str(tmp_path)})
+    child.stdin.write(json.dumps({"path": str(small.path), "threads": 1, "context": 256, "key": "k"}).encode() + b"\n")
+    child.stdin.flush()
+    assert json.loads(child.stdout.readline())["address"].startswith("http://127.0.0.1:")
+    loaded = Path(f"/proc/{child.pid}/maps").read_text()
+    assert ".libs/libgomp-" in loaded and "/libgomp.so.1" not in loaded
+    assert list(tmp_path.iterdir()) == []  # The link is gone
+    child.stdin.close()
+    child.wait(5)
 
 
 def test_the_parent_never_loads_the_runtime():

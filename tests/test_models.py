@@ -161,3 +161,21 @@ def test_a_model_of_the_settings_knows_its_price(server: Loopback, tmp_path: Pat
     project(tmp_path, server.url, 1)
     answer = resolve("loop", load_settings(tmp_path))(ask("one two three <four>"))
     assert answer.usage.cost == pytest.approx((4 * 1 + 1 * 2) / 1e6)
+
+
+def test_keys_are_sent_in_the_order_they_were_written(server: Loopback) -> None:
+    "A schema's properties are filled in by their order: reason first, then verdict."
+    import msgspec
+
+    from llmops_nb.models import request_body
+
+    schema = {"type": "object", "properties": {"why": {"type": "string"}, "verdict": {"type": "string"}}}
+    body = msgspec.json.encode(request_body("m", ask("?"), {"schema": schema}))
+    assert body.index(b'"why"') < body.index(b'"verdict"')
+
+
+def test_half_a_surrogate_pair_is_answered_like_any_text(server: Loopback, tmp_path: Path) -> None:
+    from llmops_nb import load_app
+
+    answer = load_app(project(tmp_path, server.url, 1))("say <yes> \ud83d")
+    assert answer.text == "yes"

@@ -119,7 +119,9 @@ def test_the_commands_resume_a_killed_notebook_run(tmp_path: Path) -> None:
 def test_interrupting_keeps_what_was_paid_for(tmp_path: Path) -> None:
     with loopback(tmp_path / "log", latency=0.02) as server:
         here = project(tmp_path, server.url, ITEMS, concurrency=AT_ONCE, cache="no")
-        process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(here)], stderr=subprocess.PIPE, text=True)
+        # A process started in the background of a shell ignores SIGINT; a person's does not
+        listening = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n" + SCRIPT
+        process = subprocess.Popen([sys.executable, "-c", listening, str(here)], stderr=subprocess.PIPE, text=True)
         while len(server.requests()) < 40:
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
