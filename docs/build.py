@@ -52,11 +52,19 @@ def readme(root: Path = ROOT) -> str:
     return re.sub(r"\]\((?!\.\./|\w+:|#)", "](nbs/", text).replace("](../", "](")
 
 
+def only_imports(cell: dict) -> bool:
+    "Whether a cell of a page does nothing but import: readers of the site look for the idea, not for its furniture."
+    lines = [line for line in cell["source"].splitlines() if line.strip()]
+    return cell["cell_type"] == "code" and not cell["outputs"] and all(line.startswith(("import ", "from ")) for line in lines)
+
+
 def stage(directory: Path) -> list[dict]:
     "Copies the sources of the site into a directory and returns their order, floor by floor."
     floors: dict[str, list[dict[str, str]]] = {}
     for path in sorted((ROOT / "nbs").glob("*.ipynb")):
         notebook = visible(json.loads(path.read_text("utf-8")))
+        if path.stem != "index":
+            notebook["cells"] = [cell for cell in notebook["cells"] if not only_imports(cell)]
         for cell in notebook["cells"]:
             if cell["cell_type"] == "markdown":
                 cell["source"] = LINK.sub(r"](\1.html\2)", cell["source"])
