@@ -184,7 +184,7 @@ def resume_run(
         save_info(run.directory, replace(run.info, status="running", note=""))
     return _execute(run.directory, settings, progress)
 
-# %% ../nbs/60_runs.ipynb #01085ed5
+# %% ../nbs/60_runs.ipynb #547f2132
 def _execute(place: Path, settings: Settings, progress: bool) -> Run:
     "The notebook of a run directory, executed into it."
     papermill = need("papermill", "notebooks")
@@ -198,7 +198,7 @@ def _execute(place: Path, settings: Settings, progress: bool) -> Run:
         with _quiet():
             papermill.execute_notebook(
                 str(notebook), str(place / "notebook.ipynb"), parameters={**info.parameters, RESERVED: str(place.resolve())}, cwd=str(notebook.parent),
-                kernel_name="python3", extra_arguments=["--log-level=40"], progress_bar=False, stderr_file=sys.stderr if progress else None, start_timeout=120,
+                kernel_name="python3", extra_arguments=["--log-level=50"], progress_bar=False, stderr_file=sys.stderr if progress else None, start_timeout=120,
             )
     except KeyboardInterrupt:
         _stopped(place, "interrupted", "interrupted")

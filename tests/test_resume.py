@@ -134,6 +134,25 @@ def test_interrupting_keeps_what_was_paid_for(tmp_path: Path) -> None:
     assert open_run(here / "run").info.status == "interrupted"
 
 
+def test_interrupting_the_command_keeps_what_was_paid_for(tmp_path: Path) -> None:
+    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from llmops_nb.cli import main; main(prog_name='llmops')"
+    with loopback(tmp_path / "log", latency=0.3) as server:
+        here = project(tmp_path, server.url, 200, concurrency=AT_ONCE, cache="no")
+        loop_notebook(here / "eval.ipynb")
+        command = [sys.executable, "-c", program, "run", str(here / "eval.ipynb")]
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        while len(server.requests()) < 12:
+            assert process.poll() is None
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGINT)  # As Ctrl-C in a terminal
+        _, said = process.communicate(timeout=60)
+        (run,) = (tmp_path / "reports" / "loop").iterdir()
+        assert process.returncode == 130 and "Traceback" not in said, said
+        assert f"Go on with: llmops resume {run.name}" in said
+        assert open_run(run).info.status == "interrupted"
+        assert len(read_records(run / "records.jsonl")) == len(server.requests()), "every call under way was waited for and kept"
+
+
 def test_two_processes_cannot_write_one_run(tmp_path: Path) -> None:
     with loopback(tmp_path / "log", latency=0.2) as server:
         here = project(tmp_path, server.url, 400, concurrency=2, cache="no")
