@@ -15,9 +15,9 @@ from .evidence import ENOUGH, evidence_found
 from .groundedness import support
 
 # %% auto #0
-__all__ = ['normalise', 'says', 'exact_match', 'normalised_match', 'token_f1', 'numeric_match', 'contains_facts', 'task_success',
-           'abstained_correctly', 'attempted', 'evidence_recall', 'groundedness', 'latency', 'tokens', 'cost',
-           'standard_scorers', 'score_name']
+__all__ = ['LONGEST', 'normalise', 'says', 'exact_match', 'normalised_match', 'token_f1', 'numeric_match', 'contains_facts',
+           'task_success', 'abstained_correctly', 'attempted', 'evidence_recall', 'groundedness', 'latency', 'tokens',
+           'cost', 'standard_scorers', 'score_name']
 
 # %% ../nbs/52_scorers.ipynb #600afef4
 _PUNCTUATION = re.compile(r"[^\w\s.\-+]|_|(?<!\d)\.(?!\d)|\.(?!\d)|(?<=[^\W\d_])\.|(?<=\w)-(?=\w)|[-+](?!\d)")
@@ -95,7 +95,10 @@ def numeric_match(
 
     return numeric_match
 
-# %% ../nbs/52_scorers.ipynb #36ebb9b0
+# %% ../nbs/52_scorers.ipynb #dd840a6d
+LONGEST = 150  # Words; a longer text does not answer a factual question
+
+
 def contains_facts(
     item: Item,  # What was asked
     answer: Answer,  # What came back
@@ -117,6 +120,9 @@ def task_success(
         return Score("task_success", float(answer.abstained), "rightly said that it does not know" if answer.abstained else "answered what cannot be known")
     if answer.abstained:
         return Score("task_success", 0.0, "said that it does not know")
+    words = len(answer.text.split())
+    if words > LONGEST:
+        return Score("task_success", 0.0, f"{words} words are no answer; {LONGEST} are the most")
     facts = contains_facts(item, answer)
     if facts.value is None:
         same = normalised_match(item, answer)
