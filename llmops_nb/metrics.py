@@ -126,7 +126,7 @@ def check(
     whole = {m.name: m for m in metrics if not m.slice}
     return [_check(whole.get(name), name, floor) for name, floor in thresholds.items()]
 
-# %% ../nbs/54_metrics.ipynb #efcb0a01
+# %% ../nbs/54_metrics.ipynb #3f60b5c0
 def _check(metric: Metric | None, name: str, floor: float) -> Check:
     "One threshold, decided by the interval."
     label = name.replace("_", " ")
@@ -146,6 +146,8 @@ def _check(metric: Metric | None, name: str, floor: float) -> Check:
         return Check(name, floor, "missed", f"{seen} misses the {word} of {floor:{unit}}.")
     more = more_needed(Estimate(metric.value, low, high, metric.n, ""), floor)
     advice = f" About {more} more {'item' if more == 1 else 'items'} would tell, if this value holds." if more else ""
+    if more is None or more > 10 * metric.n:
+        advice = f" It lies too near the {word} for ten times as many items to tell."
     return Check(name, floor, "not enough evidence", f"{seen} cannot be told from the {word} of {floor:{unit}}.{advice}")
 
 
