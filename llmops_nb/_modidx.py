@@ -494,6 +494,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'llmops_nb.trace._Provider.end': ('trace.html#_provider.end', 'llmops_nb/trace.py'),
                                  'llmops_nb.trace._Recorder': ('trace.html#_recorder', 'llmops_nb/trace.py'),
                                  'llmops_nb.trace._Recorder.__init__': ('trace.html#_recorder.__init__', 'llmops_nb/trace.py'),
+                                 'llmops_nb.trace._Recorder._try': ('trace.html#_recorder._try', 'llmops_nb/trace.py'),
                                  'llmops_nb.trace._Recorder.begin': ('trace.html#_recorder.begin', 'llmops_nb/trace.py'),
                                  'llmops_nb.trace._Recorder.close': ('trace.html#_recorder.close', 'llmops_nb/trace.py'),
                                  'llmops_nb.trace._Recorder.end': ('trace.html#_recorder.end', 'llmops_nb/trace.py'),

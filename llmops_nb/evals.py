@@ -265,7 +265,7 @@ def new_run_id() -> str:
     "A name for a run: its time, and four digits so that two never meet."
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
-# %% ../nbs/56_evals.ipynb #cb71d80e
+# %% ../nbs/56_evals.ipynb #8bd13e14
 @contextlib.contextmanager
 def only_writer(
     directory: Path,  # Of a run
@@ -298,7 +298,8 @@ def begin(
         if kept:
             raise RunError(f"The run {directory.name} was made with another {', '.join(kept)}. Start a new run, or go back to what it was made with.")
         first = {"created": old.created, "git": old.git, "environment": old.environment} if old.digests else {"created": old.created or info.created}
-        info = replace(info, id=old.id, notebook=old.notebook, parameters=old.parameters, **first)
+        spent = {"seconds": old.totals.get("seconds", 0.0)}  # of earlier parts; a killed one could not say
+        info = replace(info, id=old.id, notebook=old.notebook, parameters=old.parameters, totals=spent, **first)
     save_info(directory, info)
     return info
 
@@ -370,7 +371,7 @@ def evaluate(
         seconds = _loop(lambda item: answer_item(app, item, scorers), golden, place, info, settings.trace, concurrency or workers, bar)
         return finish(place, info, seconds)
 
-# %% ../nbs/56_evals.ipynb #7a0f0516
+# %% ../nbs/56_evals.ipynb #339eb1e0
 def _loop(ask: Callable[[Item], Record], golden: GoldenSet, place: Path, info: RunInfo, traced: bool, workers: int, bar: bool) -> float:
     "Ask the items that have no answer yet, through a bounded pool; the seconds it took."
     started = time.perf_counter()
@@ -398,7 +399,7 @@ def _loop(ask: Callable[[Item], Record], golden: GoldenSet, place: Path, info: R
                 stop.set()
         journal.close()
     except BaseException as error:
-        _give_up(place, info, error, journal)
+        _give_up(place, info, error, journal, time.perf_counter() - started)
         raise
     return time.perf_counter() - started
 
@@ -429,7 +430,7 @@ def _next(finished: queue.SimpleQueue[Future[Record | None]]) -> Future[Record |
         with contextlib.suppress(queue.Empty):
             return finished.get(timeout=1.0)
 
-# %% ../nbs/56_evals.ipynb #6a80fb64
+# %% ../nbs/56_evals.ipynb #37150ccc
 def finish(
     directory: Path,  # Of the run
     info: RunInfo,  # As it was at the start
@@ -445,7 +446,7 @@ def finish(
     return Run(directory, info)
 
 
-def _give_up(place: Path, info: RunInfo, error: BaseException, journal: Journal) -> None:
+def _give_up(place: Path, info: RunInfo, error: BaseException, journal: Journal, seconds: float) -> None:
     "Write down that a run stopped, and tell how to go on."
     with contextlib.suppress(Exception):
         journal.close()
@@ -453,5 +454,6 @@ def _give_up(place: Path, info: RunInfo, error: BaseException, journal: Journal)
     with contextlib.suppress(Exception):
         safe = sum(r.error is None for r in read_records(place / "records.jsonl"))
         note = "interrupted" if interrupted else f"{type(error).__name__}: {error}"
-        save_info(place, replace(info, status="interrupted" if interrupted else "failed", note=f"{note}; {safe} of {info.items} items are safe"))
+        spent = {"seconds": round(seconds + info.totals.get("seconds", 0.0), 3)}
+        save_info(place, replace(info, status="interrupted" if interrupted else "failed", totals=spent, note=f"{note}; {safe} of {info.items} items are safe"))
         sys.stderr.write(f"\nStopped; {safe} of {info.items} items are safe. Go on with: llmops resume {place.name}\n")

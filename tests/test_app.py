@@ -10,7 +10,7 @@ import pytest
 from llmops_nb import evaluate, load_app, load_golden, load_settings, standard_scorers, trace
 from llmops_nb.core import Answer, Item
 from llmops_nb.datasets import GoldenSet
-from llmops_nb.evals import open_run, scorers_digest
+from llmops_nb.evals import open_run, save_info, scorers_digest
 from llmops_nb.models import ScriptedModel
 from llmops_nb.scorers import exact_match, task_success
 from llmops_nb.store import Objects, digest
@@ -114,6 +114,29 @@ def test_spans_reach_a_provider_of_the_users_own(manual: Path) -> None:
     assert len([s for s in exporter.get_finished_spans() if s.name.startswith("chat")]) == 1, "off again"
 
 
+def test_tracing_leaves_random_numbers_alone_and_does_not_depend_on_them(tmp_path: Path) -> None:
+    import random
+
+    ids, drawn = [], []
+    for number in range(2):
+        random.seed(7)
+        with trace.tracing(tmp_path / f"{number}.jsonl"), trace.span("item") as step:
+            ids.append(step.trace_id)
+            drawn.append(random.random())
+    assert ids[0] != ids[1], "two runs with one seed are two traces"
+    random.seed(7)
+    assert drawn == [random.random()] * 2
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_trace_that_cannot_be_written_costs_no_answer(manual: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "spans.jsonl").symlink_to("/dev/full")
+    app = load_app(manual)
+    with trace.tracing(tmp_path / "spans.jsonl"):
+        assert app("Which statement does nothing? <pass>").text == "pass"
+    assert caplog.text.count("No space left to write spans.jsonl") == 1
+
+
 def test_what_a_run_used_is_kept(manual: Path, tmp_path: Path) -> None:
     golden = load_golden(manual / "golden" / "loop.jsonl")
     settings = load_settings(manual)
@@ -141,7 +164,9 @@ def test_a_hosted_error_becomes_the_items_error_and_resuming_asks_again(manual: 
     app = replace(load_app(manual), model=ScriptedModel(["pass", busy, "del"], name="moody"))
     golden = GoldenSet("g", (Item("a", "one?", "pass"), Item("b", "two?", "del")))
     first = evaluate(app, golden, [exact_match], tmp_path / "run", settings=load_settings(manual), concurrency=1, progress=False)
+    save_info(tmp_path / "run", replace(first.info, totals={**first.info.totals, "seconds": 100.0}))
     assert first.info.totals["errors"] == 1 and first.metric("exact_match").failed == 1
     again = evaluate(app, golden, [exact_match], tmp_path / "run", settings=load_settings(manual), concurrency=1, progress=False)
     assert again.info.totals["errors"] == 0 and again.metric("exact_match").value == 1.0
     assert len(app.model.calls) == 3
+    assert 100 <= again.info.totals["seconds"] < 110, "the time of both parts"
