@@ -1,5 +1,5 @@
 """`python -m llmops_nb` is the same as `llmops`."""
 
-from .cli import main
+from .commands import main
 
 main(prog_name="llmops")

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from llmops_nb import evaluate, load_app, load_golden, load_settings, select
-from llmops_nb.cli import main
+from llmops_nb.commands import main
 from llmops_nb.core import Answer, ConfigurationError, DataError, Item, LLMOpsError, ModelError, RunError, Score
 from llmops_nb.datasets import GoldenSet, parse_golden
 from llmops_nb.prompts import load_prompt, parse_prompt

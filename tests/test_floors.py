@@ -13,6 +13,11 @@ from project import FLOORS, PACKAGE, PAGES, cells
 OWNED = {
     "opentelemetry": (6, 6),
     "jinja2": (10, 79),
+    "rensa": (8, 39),
+    "pyarrow": (12, 19),
+    "krippendorff": (50, 59),
+    "optuna": (60, 69),
+    "distributed": (60, 69),
     "genai_prices": (20, 29),
     "litellm": (20, 29),
     "onnxruntime": (20, 29),
@@ -29,11 +34,13 @@ OWNED = {
     "nbformat": (60, 79),
     "matplotlib": (50, 79),
     "nh3": (70, 79),
+    "anywidget": (80, 89),
+    "traitlets": (70, 89),
     "click": (80, 89),
 }
 # What only an extra brings: imported inside functions
 OPTIONAL = {"litellm", "onnxruntime", "tokenizers", "transformers", "xllamacpp", "Stemmer", "bm25s", "faiss", "papermill",
-            "ipykernel", "nbclient", "nbconvert", "nbformat", "matplotlib", "nh3", "IPython", "ipywidgets"}  # fmt: skip
+            "ipykernel", "nbclient", "nbconvert", "nbformat", "matplotlib", "nh3", "IPython", "ipywidgets", "anywidget", "traitlets", "optuna", "distributed", "pyarrow", "jupyter_client"}  # fmt: skip
 DEVELOPMENT = {"nbdev", "fastcore", "pytest", "execnb"}
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem not in ("__init__", "_modidx"))
 
@@ -41,7 +48,7 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem not in 
 def floor(module: str) -> int:
     "A page's own number; a helper module stands where the first page stands that names it; __main__ stands at the door."
     if module == "__main__":
-        return FLOORS["cli"]
+        return FLOORS["commands"]
     if module in FLOORS:
         return FLOORS[module]
     naming = [FLOORS[page] for page in FLOORS if re.search(rf"\b{module}\b", (PACKAGE / f"{page}.py").read_text("utf-8"))]

@@ -135,7 +135,7 @@ def test_interrupting_keeps_what_was_paid_for(tmp_path: Path) -> None:
 
 
 def test_interrupting_the_command_keeps_what_was_paid_for(tmp_path: Path) -> None:
-    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from llmops_nb.cli import main; main(prog_name='llmops')"
+    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from llmops_nb.commands import main; main(prog_name='llmops')"
     with loopback(tmp_path / "log", latency=0.3) as server:
         here = project(tmp_path, server.url, 200, concurrency=AT_ONCE, cache="no")
         loop_notebook(here / "eval.ipynb")
