@@ -5,7 +5,7 @@
 # %% ../nbs/89_commands.ipynb #c0ffee04
 from __future__ import annotations
 
-from .cli import main
+from .cli import main as main
 
 # %% auto #0
 __all__ = []
