@@ -14,10 +14,10 @@ from typing import Any, Protocol, TypedDict, TypeVar, runtime_checkable
 import msgspec
 
 # %% auto #0
-__all__ = ['OPTIONS', 'T', 'LLMOpsError', 'ConfigurationError', 'DataError', 'WeightsError', 'RunError', 'MissingExtra',
-           'ModelError', 'unknown', 'need', 'Message', 'Usage', 'Document', 'Chunk', 'Passage', 'Finding', 'Citation',
-           'Answer', 'Evidence', 'Item', 'Score', 'Model', 'Embedder', 'Reranker', 'Retriever', 'Scorer', 'Guard',
-           'check_options', 'to_json', 'from_json', 'build']
+__all__ = ['OPTIONS', 'T', 'LLMOpsError', 'ConfigurationError', 'DataError', 'WeightsError', 'RunError', 'BudgetError',
+           'MissingExtra', 'ModelError', 'unknown', 'need', 'Message', 'Usage', 'Document', 'Chunk', 'Passage',
+           'Finding', 'Citation', 'Answer', 'Evidence', 'Item', 'Score', 'Model', 'Embedder', 'Reranker', 'Retriever',
+           'Scorer', 'Guard', 'check_options', 'to_json', 'from_json', 'build']
 
 # %% ../nbs/00_core.ipynb #ddd940bc
 class LLMOpsError(Exception):
@@ -38,6 +38,10 @@ class WeightsError(LLMOpsError):
 
 class RunError(LLMOpsError):
     "A run could not start, go on or be written."
+
+
+class BudgetError(LLMOpsError):
+    "The next call could exceed a budget, so it was not made; what is finished is kept."
 
 
 class MissingExtra(LLMOpsError):

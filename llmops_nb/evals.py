@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -25,7 +25,7 @@ from typing import Any
 import msgspec
 
 from . import trace
-from .core import Answer, ConfigurationError, DataError, Item, ModelError, RunError, Score, Scorer, from_json, to_json, unknown
+from .core import Answer, BudgetError, ConfigurationError, DataError, Item, ModelError, RunError, Score, Scorer, from_json, to_json, unknown
 from .datasets import GoldenSet
 from .metrics import Check, Failure, Metric, Record, check, summarise
 from .prices import total
@@ -34,9 +34,9 @@ from .settings import Settings, load_settings
 from .store import Journal, Objects, digest, read_journal, write_atomic
 
 # %% auto #0
-__all__ = ['PACKAGES', 'RunInfo', 'Run', 'flat', 'read_records', 'open_run', 'judge', 'answer_item', 'scorers_digest',
+__all__ = ['PACKAGES', 'STOP', 'RunInfo', 'Run', 'flat', 'read_records', 'open_run', 'judge', 'answer_item', 'scorers_digest',
            'code_digest', 'environment', 'git_state', 'now', 'new_run_id', 'only_writer', 'begin', 'save_info',
-           'totals', 'postfix', 'evaluate', 'finish']
+           'totals', 'postfix', 'in_asking_order', 'evaluate', 'finish']
 
 # %% ../nbs/56_evals.ipynb #a4166787
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class RunInfo:
 
     id: str  # Unique, and sorted by time
     app: str  # Name of the application
-    status: str = "running"  # "running", "finished", "interrupted" or "failed"
+    status: str = "running"  # "running", "finished", "stopped" (on request, between two items), "interrupted" or "failed"
     created: str = ""  # ISO time, UTC
     finished: str = ""  # ISO time, UTC; "" while it is not
     notebook: str = ""  # The notebook that ran it, relative to settings.ini
@@ -61,6 +61,8 @@ class RunInfo:
     checks: tuple[Check, ...] = ()  # Thresholds against them
     totals: Mapping[str, Any] = field(default_factory=dict)  # items, errors, tokens, cost, spent, cached_share, seconds
     note: str = ""  # Why it stopped, when it did
+    sweep: str = ""  # Id of the sweep that it is a part of
+    budget: str = ""  # Ledger that its calls are reserved in; relative to the run directory, or absolute
 
 # %% ../nbs/56_evals.ipynb #87b9070a
 @dataclass(frozen=True)
@@ -189,7 +191,7 @@ def answer_item(
     with trace.span("item", {trace.ITEM: item.id}):
         try:
             answer = app(item.question)
-        except ConfigurationError:
+        except (ConfigurationError, BudgetError):
             raise
         except ModelError as error:
             if error.code in ("auth", "not_found"):
@@ -299,7 +301,7 @@ def begin(
             raise RunError(f"The run {directory.name} was made with another {', '.join(kept)}. Start a new run, or go back to what it was made with.")
         first = {"created": old.created, "git": old.git, "environment": old.environment} if old.digests else {"created": old.created or info.created}
         spent = {"seconds": old.totals.get("seconds", 0.0)}  # of earlier parts; a killed one could not say
-        info = replace(info, id=old.id, notebook=old.notebook, parameters=old.parameters, totals=spent, **first)
+        info = replace(info, id=old.id, notebook=old.notebook, parameters=old.parameters, sweep=old.sweep, budget=old.budget, totals=spent, **first)
     save_info(directory, info)
     return info
 
@@ -341,6 +343,16 @@ def postfix(
     money = "cost unknown" if spent is None else f"${spent:.4f}"
     return f"{money}, cache {cached / max(1, done):.0%}" + (f", errors {errors}" if errors else "")
 
+# %% ../nbs/56_evals.ipynb #acde8a0d
+STOP = "stop"  # A file of this name in a run directory ends the run between two items; what it says becomes the note
+
+
+def in_asking_order(
+    items: Iterable[Item],  # In any order
+) -> list[Item]:
+    "Items in the order in which every run asks them: random, and the same everywhere, so that a prefix is a fair sample."
+    return sorted(items, key=lambda item: digest(item.id))
+
 # %% ../nbs/56_evals.ipynb #3f7ec403
 def evaluate(
     app: Callable[[str], Answer],  # An `App`, or any function from a question to an answer
@@ -376,11 +388,11 @@ def _loop(ask: Callable[[Item], Record], golden: GoldenSet, place: Path, info: R
     "Ask the items that have no answer yet, through a bounded pool; the seconds it took."
     started = time.perf_counter()
     before = {r.item.id: r for r in read_records(place / "records.jsonl")}
-    left = [item for item in golden if item.id not in before or before[item.id].error is not None]
+    left = in_asking_order(item for item in golden if item.id not in before or before[item.id].error is not None)
     stop, journal = threading.Event(), Journal(place / "records.jsonl")
 
     def work(item: Item) -> Record | None:
-        if stop.is_set():
+        if stop.is_set() or (place / STOP).exists():
             return None
         try:
             record = ask(item)
@@ -438,22 +450,31 @@ def finish(
 ) -> Run:
     "Sum a run up and write it down."
     records = read_records(directory / "records.jsonl")
+    status, note = _ended(directory, len(records) < info.items)
     metrics = tuple(summarise(records))
     summary = totals(records, seconds + float(info.totals.get("seconds", 0.0)))
     checks = tuple(check(metrics, info.thresholds))
-    info = replace(info, status="finished", finished=now(), metrics=metrics, checks=checks, totals=summary, note="")
+    info = replace(info, status=status, finished=now(), metrics=metrics, checks=checks, totals=summary, note=note)
     save_info(directory, info)
     return Run(directory, info)
+
+
+def _ended(directory: Path, incomplete: bool) -> tuple[str, str]:
+    "Whether a run finished or was told to stop, and why; the request is taken away, so that the run can go on."
+    request = directory / STOP
+    note = " ".join(request.read_text(encoding="utf-8").split()) if request.exists() else ""
+    request.unlink(missing_ok=True)
+    return ("stopped", note or "stopped on request") if incomplete else ("finished", "")
 
 
 def _give_up(place: Path, info: RunInfo, error: BaseException, journal: Journal, seconds: float) -> None:
     "Write down that a run stopped, and tell how to go on."
     with contextlib.suppress(Exception):
         journal.close()
-    interrupted = isinstance(error, KeyboardInterrupt)
+    interrupted = isinstance(error, (KeyboardInterrupt, BudgetError))
     with contextlib.suppress(Exception):
         safe = sum(r.error is None for r in read_records(place / "records.jsonl"))
-        note = "interrupted" if interrupted else f"{type(error).__name__}: {error}"
+        note = "interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
         spent = {"seconds": round(seconds + info.totals.get("seconds", 0.0), 3)}
         save_info(place, replace(info, status="interrupted" if interrupted else "failed", totals=spent, note=f"{note}; {safe} of {info.items} items are safe"))
         sys.stderr.write(f"\nStopped; {safe} of {info.items} items are safe. Go on with: llmops resume {place.name}\n")
