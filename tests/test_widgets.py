@@ -1,0 +1,247 @@
+"""Widgets without a browser: state on the disk, commands that are checked, long work, and the picture in a notebook."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmops_nb import widgets
+from llmops_nb.core import ConfigurationError, DataError, RunError
+from llmops_nb.reports import sanitise
+from llmops_nb.widgets import LONGEST, STATIC, Task, Widget, command, read_state, state_path, table_html
+
+
+@dataclass(frozen=True)
+class Notes:
+    at: int = 0
+    texts: Mapping[str, str] = field(default_factory=dict)
+
+
+class Pad(Widget[Notes]):
+    name = "pad"
+    version = 2
+
+    def upgrade(self, version: int, state: Any) -> Any:
+        return {"at": state["place"], "texts": {}}
+
+    @command
+    def move(self, to: int) -> None:
+        if to < 0:
+            raise ConfigurationError("There is nothing before the first.")
+        self.change(at=to)
+
+    @command
+    def write(self, where: str, text: str = "") -> None:
+        self.change(texts={**self.state.texts, where: text})
+
+    @command
+    def crash(self) -> None:
+        raise KeyError("a fault in the widget")
+
+    def body(self) -> Mapping[str, Any]:
+        return {"at": self.state.at, "mean": float("nan")}
+
+    def hidden(self) -> None:
+        self.change(at=-99)
+
+
+def test_a_change_is_on_the_disk_and_comes_back(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "pad.json"
+    pad = Pad(Notes(), path, "run 1")
+    assert not path.exists()
+    pad.handle({"do": "move", "to": 7})
+    pad.handle({"do": "write", "where": "w1", "text": "שלום <b>\u2028"})
+    assert json.loads(path.read_text())["state"] == {"at": 7, "texts": {"w1": "שלום <b>\u2028"}}
+    assert Pad(Notes(), path, "run 1").state == pad.state
+
+
+def test_another_kernel_is_not_overwritten(tmp_path: Path) -> None:
+    here, there = (Pad(Notes(), tmp_path / "pad.json") for _ in range(2))
+    there.handle({"do": "move", "to": 5})
+    shown = here.handle({"do": "move", "to": 6})
+    assert "Another kernel has changed pad.json" in shown["problem"] and shown["body"]["at"] == 5
+    assert here.handle({"do": "move", "to": 6})["problem"] == ""
+    there.handle({"do": "hello"})
+    assert there.state.at == 6
+
+
+def test_many_kernels_at_once_lose_nothing_silently(tmp_path: Path) -> None:
+    pads = [Pad(Notes(), tmp_path / "pad.json") for _ in range(4)]
+
+    def count(pad: Pad) -> None:
+        for _ in range(10):
+            for _ in range(400):
+                pad.problem = ""
+                if not pad.handle({"do": "move", "to": pad.state.at + 1})["problem"]:
+                    break
+
+    threads = [threading.Thread(target=count, args=(pad,)) for pad in pads]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    stored = read_state(tmp_path / "pad.json", "pad", 2)
+    assert stored and stored.state["at"] == 40 == stored.revision
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"widget": "pad", "ver', "left as it is"),
+        ('{"widget": "other", "version": 1, "revision": 1}', "not of 'pad'"),
+        ('{"widget": "pad", "version": 3, "revision": 1}', "newer version"),
+        ('{"widget": "pad", "version": 2, "revision": 1, "subject": "run 2"}', "about something else"),
+        ('{"widget": "pad", "version": 2, "revision": 1, "state": {"at": "x"}}', "Expected `int`"),
+        ('{"widget": "pad", "version": 2, "revision": 1, "state": {"to": 1}}', "No key named 'to'"),
+        ("[]", "left as it is"),
+    ],
+)
+def test_a_foreign_file_is_refused_and_kept(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "pad.json").write_text(text)
+    with pytest.raises(DataError, match=re.escape(words)):
+        Pad(Notes(), tmp_path / "pad.json")
+    assert (tmp_path / "pad.json").read_text() == text
+
+
+def test_a_file_torn_under_a_running_widget_is_kept(tmp_path: Path) -> None:
+    pad = Pad(Notes(), tmp_path / "pad.json")
+    pad.handle({"do": "move", "to": 1})
+    (tmp_path / "pad.json").write_text('{"torn')
+    assert "pad.json" in pad.handle({"do": "move", "to": 2})["problem"]
+    assert (tmp_path / "pad.json").read_text() == '{"torn'
+
+
+def test_an_older_format_is_brought_up(tmp_path: Path) -> None:
+    (tmp_path / "pad.json").write_text('{"widget": "pad", "version": 1, "revision": 4, "state": {"place": 9}}')
+    pad = Pad(Notes(), tmp_path / "pad.json")
+    assert pad.state == Notes(9)
+    pad.handle({"do": "move", "to": 1})
+    assert json.loads((tmp_path / "pad.json").read_text()) | {"state": 0} == {"widget": "pad", "version": 2, "revision": 5, "subject": "", "state": 0}
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        (None, "A message is"),
+        ([], "A message is"),
+        ({"do": 3}, "A message is"),
+        ({"do": "hidden"}, "No command named 'hidden'"),
+        ({"do": "change", "at": 3}, "No command named 'change'"),
+        ({"do": "__class__"}, "No command named '__class__'"),
+        ({"do": "_tell"}, "No command named '_tell'"),
+        ({"do": "move " + "x" * 10_000}, "No command named 'move x"),
+        ({"do": "move"}, "missing required field `to`"),
+        ({"do": "move", "to": "7"}, "Expected `int`, got `str`"),
+        ({"do": "move", "to": 1.5}, "Expected `int`, got `float`"),
+        ({"do": "move", "to": True}, "Expected `int`, got `bool`"),
+        ({"do": "move", "to": None}, "Expected `int`, got `null`"),
+        ({"do": "move", "to": 1, "self": 2}, "unknown field `self`"),
+        ({"do": "move", 3: 2}, "'move' cannot be called like this"),
+        ({"do": "move", "to": {1, 2}}, "Expected `int`, got `array`"),
+        ({"do": "move", "to": object()}, "'move' cannot be called like this"),
+        ({"do": "write", "where": "w", "text": "x" * LONGEST}, "too long"),
+        ({"do": "write", "where": ["w"]}, "Expected `str`, got `array`"),
+        ({"do": "move", "to": -1}, "There is nothing before the first."),
+        ({"do": "crash"}, "KeyError: 'a fault in the widget'"),
+    ],
+)
+def test_a_hostile_message_becomes_words(tmp_path: Path, message: Any, words: str) -> None:
+    pad = Pad(Notes(3), tmp_path / "pad.json")
+    shown = pad.handle(message)
+    assert words in shown["problem"] and len(shown["problem"]) < 500
+    assert pad.state == Notes(3) and not (tmp_path / "pad.json").exists()
+    assert pad.handle({"do": "move", "to": 4})["problem"] == ""
+
+
+def test_a_deep_message_is_refused() -> None:
+    deep: Any = 1
+    for _ in range(100_000):
+        deep = [deep]
+    assert "cannot be called like this" in Pad(Notes()).handle({"do": "move", "to": deep})["problem"]
+
+
+def test_a_fault_keeps_its_traceback() -> None:
+    pad = Pad(Notes())
+    pad.handle({"do": "crash"})
+    assert "in crash" in pad.fault
+
+
+def test_a_body_that_fails_is_told_and_nan_is_no_json() -> None:
+    class Broken(Pad):
+        def body(self) -> Mapping[str, Any]:
+            raise ValueError("no such run")
+
+    assert Broken(Notes()).snapshot()["problem"] == "ValueError: no such run"
+    json.dumps(Pad(Notes()).snapshot(), allow_nan=False)
+
+
+def test_a_full_disk_is_told_and_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pad = Pad(Notes(), tmp_path / "pad.json")
+    pad.handle({"do": "move", "to": 1})
+
+    def full(*_: Any) -> None:
+        raise RunError("No space left to write pad.json.")
+
+    monkeypatch.setattr(widgets, "write_atomic", full)
+    assert "No space left" in pad.handle({"do": "move", "to": 2})["problem"]
+    assert pad.state.at == 1
+
+
+def test_long_work_tells_its_way_and_can_be_stopped() -> None:
+    pad, gate = Pad(Notes()), threading.Event()
+
+    def work(task: Task) -> None:
+        for step in range(1, 1000):
+            task.progress(step, 1000, "asking")
+            gate.wait(0.01)
+
+    pad.start("Sweep", work)
+    with pytest.raises(ConfigurationError, match="“Sweep” is still going on"):
+        pad.start("Another", work)
+    shown = pad.handle({"do": "stop"})
+    assert shown["task"]["label"] == "Sweep"
+    pad.wait(20)
+    assert pad.snapshot()["task"]["status"] == "stopped" and "Stopped after" in pad.snapshot()["task"]["text"]
+    pad.start("Another", lambda task: task.progress(1, 1))
+    pad.wait(20)
+    assert pad.snapshot()["task"] == {"label": "Another", "status": "finished", "share": 1.0, "count": "1 of 1", "text": ""}
+
+
+def test_long_work_that_fails_says_why() -> None:
+    pad = Pad(Notes())
+    pad.start("Sweep", lambda task: 1 / 0)  # type: ignore[arg-type,return-value]
+    with pytest.raises(RunError, match="Sweep: ZeroDivisionError: division by zero"):
+        pad.wait(20)
+    assert pad.snapshot()["task"]["status"] == "failed" and "division" in pad.snapshot()["problem"]
+
+
+def test_paths_of_subjects_are_safe_and_apart() -> None:
+    names = ["a/b", "a\\b", "../../etc", "", "x" * 500, "שלום"]
+    paths = [state_path(Path("reports"), "pad", name) for name in names]
+    assert len(set(paths)) == len(names)
+    assert all(path.parent == Path("reports/widgets") and len(path.name) < 70 for path in paths)
+
+
+def test_the_picture_survives_the_report() -> None:
+    made = table_html(["item", "<script>"], [["<img src=x onerror=alert(1)>", "a & b"]], "Two")
+    assert "<script" not in made and "onerror=alert(1)&gt;" in made
+    assert sanitise(made) == made
+    data = Pad(Notes(2))._repr_mimebundle_()
+    assert sanitise(data["text/html"]) == data["text/html"] and set(data) == {"text/plain", "text/html"}
+
+
+def test_scripts_write_no_html_and_styles_stay_inside() -> None:
+    for path in STATIC.glob("*.js"):
+        if path.name != "report.js":
+            code = re.sub(r"//.*", "", path.read_text("utf-8"))
+            assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|\beval\(|new Function|https?:", code), path.name
+    for path in STATIC.glob("*.css"):
+        text = re.sub(r"/\*.*?\*/", "", path.read_text("utf-8"), flags=re.S)
+        rules = [rule.strip() for rule in re.findall(r"([^{}]+)\{", text) if not rule.strip().startswith("@")]
+        assert [rule for rule in rules if not all(part.strip().startswith(".llmops-widget") for part in re.split(r",(?![^(]*\))", rule))] == [], path.name
+        assert "url(" not in text and "@import" not in text
