@@ -5,10 +5,25 @@
 # %% ../nbs/27_budgets.ipynb #4c771c69
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import os
+import socket
+import sqlite3
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from .core import Answer, BudgetError, ConfigurationError, DataError, Message, Model, ModelError, Usage
+from .models import Wrapped
+from .prices import Price
 
 # %% auto #0
-__all__ = ['Limits']
+__all__ = ['Limits', 'Spending', 'Budget', 'spending', 'worst_case', 'metered']
 
 # %% ../nbs/27_budgets.ipynb #83b08415
 @dataclass(frozen=True)
@@ -18,3 +33,261 @@ class Limits:
     money: float | None = None  # US dollars at list price
     calls: int | None = None  # Requests to models, every try counted; answers from memory are none
     seconds: float | None = None  # Time in which something runs; pauses between a kill and a resume are not counted
+
+# %% ../nbs/27_budgets.ipynb #1eb9d7a2
+@dataclass(frozen=True)
+class Spending:
+    "Where a budget stands."
+
+    limits: Limits  # What may be spent
+    money: float  # US dollars settled
+    reserved: float  # US dollars held for calls under way, at their worst case
+    calls: int  # Requests made or under way
+    seconds: float  # Time in which something ran
+    unpriced: int = 0  # Calls whose price nobody knows; no sum of money contains them
+
+    def __str__(self) -> str:
+        money = f"${self.money:.4f}{_of(self.limits.money, '${:.4g}')}"
+        unpriced = f", {self.unpriced} calls without a known price" if self.unpriced else ""
+        return f"{money}, {self.calls} calls{_of(self.limits.calls, '{:.0f}')}, {self.seconds:.0f} s{_of(self.limits.seconds, '{:.0f} s')}{unpriced}"
+
+
+def _of(limit: float | None, shape: str) -> str:
+    "The limit behind a number."
+    return "" if limit is None else f" of {shape.format(limit)}"
+
+# %% ../nbs/27_budgets.ipynb #8683d1b0
+class _Ledger:
+    "The file behind a budget; a connection belongs to one process, and a fork opens its own."
+
+    def __init__(self, path: Path):
+        self.path, self._lock, self.client = path, threading.Lock(), ""
+        self._process = 0
+        self._connection: sqlite3.Connection | None = None
+
+    @contextmanager
+    def visit(self, joins: bool = False) -> Iterator[sqlite3.Connection]:
+        "One transaction that no other client can enter; who joins is alive from now on."
+        with self._lock:
+            ledger = self._here()
+            ledger.execute("BEGIN IMMEDIATE")
+            try:
+                _settle_the_dead(ledger)
+                if joins:
+                    ledger.execute("INSERT OR REPLACE INTO clients VALUES (?, ?)", (self.client, time.time()))
+                yield ledger
+            except BaseException:
+                ledger.execute("ROLLBACK")
+                raise
+            ledger.execute("COMMIT")
+
+    def _here(self) -> sqlite3.Connection:
+        "The connection of this process; raises `DataError`."
+        if self._connection is None or self._process != os.getpid():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._process, self.client = os.getpid(), json.dumps([socket.gethostname(), os.getpid(), _began(os.getpid())])
+            try:
+                self._connection = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
+                self._connection.execute("PRAGMA journal_mode=WAL")
+                self._connection.execute("PRAGMA synchronous=NORMAL")
+                self._connection.executescript(_TABLES)
+            except sqlite3.Error as error:
+                raise DataError(f"The budget {self.path.name} cannot be opened: {error}. Is its directory writable, and is it a ledger?") from error
+        return self._connection
+
+# %% ../nbs/27_budgets.ipynb #36ea960c
+_TABLES = """
+CREATE TABLE IF NOT EXISTS sums (name TEXT PRIMARY KEY, value REAL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS tickets (ticket INTEGER PRIMARY KEY AUTOINCREMENT, cost REAL, client TEXT);
+CREATE TABLE IF NOT EXISTS clients (client TEXT PRIMARY KEY, seen REAL) WITHOUT ROWID;
+"""
+_PATIENCE = 900.0  # Seconds after which a silent client on another machine is believed dead
+
+
+def _began(process: int) -> str:
+    "When a process began, in the words of the system; empty where it does not say, or there is no such process."
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def _gone(client: str, seen: float) -> bool:
+    "Whether a client has ended; where that cannot be asked, it lives while it was seen lately."
+    host, process, began = json.loads(client)
+    if host != socket.gethostname() or sys.platform == "win32":
+        return time.time() - seen > _PATIENCE
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return bool(began) and _began(process) != began
+
+# %% ../nbs/27_budgets.ipynb #dbb3f520
+def _settle_the_dead(ledger: sqlite3.Connection) -> None:
+    "Count the time since the last visit if somebody was there, and in full what ended clients left open."
+    clients = ledger.execute("SELECT client, seen FROM clients").fetchall()
+    gone = [(client,) for client, seen in clients if _gone(client, seen)]
+    now, last = time.time(), ledger.execute("SELECT value FROM sums WHERE name = 'last'").fetchone()
+    if last and len(gone) < len(clients):
+        _add(ledger, seconds=max(0.0, now - last[0]))
+    ledger.execute("INSERT OR REPLACE INTO sums VALUES ('last', ?)", (now,))
+    for client in gone:
+        cost, calls = ledger.execute("SELECT coalesce(sum(cost), 0.0), count(*) FROM tickets WHERE client = ?", client).fetchone()
+        _add(ledger, money=cost, calls=calls)
+        ledger.execute("DELETE FROM tickets WHERE client = ?", client)
+        ledger.execute("DELETE FROM clients WHERE client = ?", client)
+
+# %% ../nbs/27_budgets.ipynb #321030f7
+def _state(ledger: sqlite3.Connection) -> Spending:
+    "What stands in a ledger."
+    sums: dict[str, Any] = dict(ledger.execute("SELECT name, value FROM sums"))
+    held, under_way = ledger.execute("SELECT coalesce(sum(cost), 0.0), count(*) FROM tickets").fetchone()
+    calls = sums.get("limit calls")
+    limits = Limits(sums.get("limit money"), None if calls is None else int(calls), sums.get("limit seconds"))
+    return Spending(limits, sums.get("money", 0.0), held, int(sums.get("calls", 0)) + under_way, sums.get("seconds", 0.0), int(sums.get("unpriced", 0)))
+
+
+def _refused(state: Spending, cost: float) -> tuple[str, bool]:
+    "Why a call of this cost does not fit, if it does not, and whether it may once others are settled."
+    limits = state.limits
+    if limits.calls is not None and state.calls >= limits.calls:
+        return f"The budget of {limits.calls} calls is used up.", False
+    if limits.seconds is not None and state.seconds >= limits.seconds:
+        return f"The budget of {limits.seconds:g} seconds is used up.", False
+    if limits.money is not None and state.money + state.reserved + cost > limits.money + 1e-12:
+        waits = state.reserved > 0 and state.money + cost <= limits.money
+        return f"The next call can cost ${cost:.6f}, and of the budget of ${limits.money:g} ${state.money:.6f} are spent.", waits
+    return "", False
+
+
+def _limit(ledger: sqlite3.Connection, limits: Limits | None) -> None:
+    "Write down what may be spent, when that is said."
+    if limits is not None:
+        ledger.executemany("INSERT OR REPLACE INTO sums VALUES (?, ?)", [(f"limit {f.name}", getattr(limits, f.name)) for f in fields(limits)])
+
+
+def _add(ledger: sqlite3.Connection, **amounts: float) -> None:
+    "Add to the sums."
+    ledger.executemany("INSERT INTO sums VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = value + excluded.value", amounts.items())
+
+# %% ../nbs/27_budgets.ipynb #ba892b43
+class Budget:
+    "A ledger in one file, safe for several threads and processes."
+
+    def __init__(
+        self,
+        path: Path,  # The file; made when missing
+        limits: Limits | None = None,  # What may be spent, from now on; default: what the file says
+    ):
+        self.path, self._ledger = path, _Ledger(path)
+        with self._ledger.visit() as now:
+            _limit(now, limits)
+            self.limits = _state(now).limits
+
+    def reserve(
+        self,
+        cost: float,  # US dollars that the call can cost at most
+    ) -> int:  # A ticket for `settle`
+        "Hold what a call can cost, waiting for others where that helps; raises `BudgetError` when it cannot fit."
+        pause = 0.005
+        while True:
+            with self._ledger.visit(joins=True) as now:
+                refused, waits = _refused(_state(now), cost)
+                if not refused:
+                    row = now.execute("INSERT INTO tickets (cost, client) VALUES (?, ?)", (cost, self._ledger.client))
+                    return int(row.lastrowid or 0)
+            if not waits:
+                raise BudgetError(f"{refused} What is finished is kept: raise the limit and resume.")
+            time.sleep(pause)
+            pause = min(0.25, pause * 1.5)
+
+    def settle(
+        self,
+        ticket: int,  # As `reserve` gave it
+        cost: float | None,  # US dollars that the call did cost; None when nobody knows
+    ) -> None:
+        "Count what a call did cost instead of what was held for it."
+        with self._ledger.visit(joins=True) as now:
+            if now.execute("DELETE FROM tickets WHERE ticket = ?", (ticket,)).rowcount:
+                _add(now, money=cost or 0.0, calls=1, unpriced=int(cost is None))
+
+    def state(self) -> Spending:
+        "Where it stands."
+        with self._ledger.visit() as now:
+            return _state(now)
+
+# %% ../nbs/27_budgets.ipynb #b54e4a45
+_open: list[Budget] = []
+
+
+def _leave(budget: Budget) -> None:
+    "Let time no longer run for this process; its next call joins again."
+    with budget._ledger.visit() as now:
+        now.execute("DELETE FROM clients WHERE client = ? AND client NOT IN (SELECT client FROM tickets)", (budget._ledger.client,))
+
+
+@contextmanager
+def spending(
+    budget: Budget,  # That every call in the `with` is reserved in
+) -> Iterator[Budget]:
+    "Reserve all calls of this process in a budget for the time of a `with`; the innermost counts."
+    with budget._ledger.visit(joins=True):
+        _open.append(budget)
+    try:
+        yield budget
+    finally:
+        _open.remove(budget)
+        _leave(budget)
+
+# %% ../nbs/27_budgets.ipynb #67140807
+def worst_case(
+    price: Price,  # Of the model
+    messages: Sequence[Message],  # As they will be sent
+    max_tokens: int | None,  # To be written at most; None when nothing limits it
+    schema: Any = None,  # Sent along, when an answer has to follow it
+    timeout: float = 600.0,  # Seconds that the call can take, for models paid by the hour
+) -> float | None:  # US dollars; None when nobody knows
+    "The most that a call can cost."
+    size = sum(len(m["content"].encode("utf-8", "replace")) + 16 for m in messages) + 64 + (len(json.dumps(schema)) if schema else 0)
+    if max_tokens is None and price(Usage(0, 1000)) != 0:
+        return None
+    return price(Usage(size, max_tokens or 0, latency=timeout))
+
+
+def metered(
+    model: Model,  # Asked when the budget has room; fills in what its answers cost
+    price: Price,  # What its calls cost
+    timeout: float = 600.0,  # Seconds that a call can take
+) -> Model:  # Used like any other model
+    "The same model, each call reserved in the budget that counts, and settled."
+
+    def call(messages: Sequence[Message], **options: Any) -> Answer:
+        if not _open:
+            return model(messages, **options)
+        budget = _open[-1]
+        most = worst_case(price, messages, options.get("max_tokens"), options.get("schema"), options.get("timeout", timeout))
+        if most is None and budget.limits.money is not None:
+            raise _cannot_hold(model.name, options)
+        ticket = budget.reserve(most or 0.0)
+        cost = most
+        try:
+            answer = model(messages, **options)
+            cost = answer.usage.cost
+            return answer
+        except ModelError as error:
+            cost = most if error.status is None else 0.0
+            raise
+        finally:
+            budget.settle(ticket, cost)
+
+    return Wrapped(model, call)
+
+# %% ../nbs/27_budgets.ipynb #c7b4f2e8
+def _cannot_hold(name: str, options: Any) -> ConfigurationError:
+    "Why no budget of money can hold the calls of a model."
+    if options.get("max_tokens") is None:
+        return ConfigurationError(f"Model {name!r} is asked without max_tokens, so a budget of money cannot hold. Set max_tokens, or limit calls instead of money.")
+    return ConfigurationError(f"No price is known for model {name!r}, so a budget of money cannot hold. Set input_price and output_price under [model {name}] in settings.ini, or limit calls instead of money.")

@@ -25,6 +25,7 @@ from typing import Any
 import msgspec
 
 from . import trace
+from .budgets import Budget, spending
 from .core import Answer, BudgetError, ConfigurationError, DataError, Item, ModelError, RunError, Score, Scorer, from_json, to_json, unknown
 from .datasets import GoldenSet
 from .metrics import Check, Failure, Metric, Record, check, summarise
@@ -380,7 +381,8 @@ def evaluate(
         for text in (*(made_of.contents if made_of else ()), to_json(golden.items)):
             Objects(settings.state / "objects").put(text)
         bar = not info.notebook if progress is None else progress
-        seconds = _loop(lambda item: answer_item(app, item, scorers), golden, place, info, settings.trace, concurrency or workers, bar)
+        with spending(Budget(place / info.budget)) if info.budget else contextlib.nullcontext():
+            seconds = _loop(lambda item: answer_item(app, item, scorers), golden, place, info, settings.trace, concurrency or workers, bar)
         return finish(place, info, seconds)
 
 # %% ../nbs/56_evals.ipynb #339eb1e0

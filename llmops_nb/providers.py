@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from .budgets import metered
 from .cache import Cache, cached
 from .core import Answer, ConfigurationError, Message, Model, ModelError, check_options, need, unknown
 from .limits import Limiter, limited, retrying
@@ -150,7 +151,8 @@ def resolve(
     address = getattr(bare, "base_url", "") or bare.name
     with _lock:
         limiter = _limiters.setdefault((address, os.getpid()), Limiter(max(64, settings.concurrency)))
-    model = retrying(limited(priced(bare, price), limiter), settings.retries)
+    timeout = float(getattr(bare, "timeout", 600.0))
+    model = retrying(limited(metered(priced(bare, price), price, timeout), limiter), settings.retries)
     if settings.cache and bare.name != "echo":
         model = cached(model, answer_cache(settings))
     return traced(model)
