@@ -7,22 +7,27 @@ from __future__ import annotations
 
 import functools
 import html
+import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from .core import ConfigurationError, Message, build, unknown
+import msgspec
+
+from .core import ConfigurationError, Message, build, check_options, from_json, to_json, unknown
 from .store import digest, short
 
 # %% auto #0
-__all__ = ['KINDS', 'Prompt', 'parse_prompt', 'load_prompt']
+__all__ = ['KINDS', 'HINTS', 'Prompt', 'nothing_beside', 'parse_prompt', 'load_prompt', 'restore_prompt']
 
 # %% ../nbs/10_prompts.ipynb #01f61f52
-KINDS: Mapping[str, type | tuple[type, ...]] = {"str": str, "int": int, "float": (int, float), "bool": bool, "list": (list, tuple), "dict": Mapping}
-_ROLE = re.compile(r"^\[(system|user|assistant)\][ \t]*$", re.MULTILINE)
-_FRONT = re.compile(r"\A---[ \t]*\n(.*?)^---[ \t]*\n", re.MULTILINE | re.DOTALL)
+KINDS: Mapping[str, type | tuple[type, ...]] = {"str": str, "int": int, "float": (int, float), "bool": bool, "list": (list, tuple), "dict": Mapping, "examples": (list, tuple)}
+HINTS = ("temperature", "max_tokens", "top_p", "stop", "seed")  # Options that a prompt may suggest
+_ROLE = re.compile(r"^\[(system|user|assistant)(?:: *([a-zA-Z]\w*) +in +([a-zA-Z]\w*))?\][ \t]*$", re.MULTILINE)
+_FRONT = re.compile(r"\A---[ \t]*\n(.*?)^---[ \t]*(?:\n|\Z)", re.MULTILINE | re.DOTALL)
+_BUNDLE = "prompt and what it includes\n"  # First line of a version that is more than one file
 
 
 @dataclass(frozen=True)
@@ -30,80 +35,217 @@ class _Declared:
     "What stands between the lines of dashes."
 
     description: str = ""  # One line for people
-    variables: Mapping[str, str] = field(default_factory=dict)  # Name → kind
+    variables: Mapping[str, Any] = field(default_factory=dict)  # Name → kind, or → {kind, default}
+    schema: Mapping[str, Any] | str | None = None  # Of the response; text is the name of a file
+    model: Mapping[str, Any] = field(default_factory=dict)  # Options where the application says nothing
 
 
 @dataclass(frozen=True)
+class _Variable:
+    "A variable that says more than its kind."
+
+    kind: str = "str"  # One of `KINDS`
+    default: Any = None  # Its value when none is given
+
+# %% ../nbs/10_prompts.ipynb #01f61f53
+@dataclass(frozen=True)
 class Prompt:
-    "A template with its declared variables."
+    "A template with what it declares and includes."
 
     name: str  # The file's name without its ending
     text: str = field(repr=False)  # The whole file, front matter included
     description: str = ""  # One line for people
-    variables: Mapping[str, str] = field(default_factory=dict)  # Name → "str", "int", "float", "bool", "list" or "dict"
+    variables: Mapping[str, str] = field(default_factory=dict)  # Name → one of `KINDS`
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # Values of the variables that may be left out
+    schema: Mapping[str, Any] | None = None  # JSON schema of the response; None: any text
+    model: Mapping[str, Any] = field(default_factory=dict)  # Options where the application says nothing
+    parts: Mapping[str, str] = field(default_factory=dict, repr=False)  # Files it includes: name → text
+
+    @property
+    def content(self) -> str:
+        "All that makes the version, as one text: the file, or a JSON document of it and the files it includes."
+        return _BUNDLE + to_json({"text": self.text, "parts": self.parts}).decode() if self.parts else self.text
 
     @property
     def digest(self) -> str:
-        "The version: the hash of the whole file."
-        return digest(self.text)
+        "The version: the hash of the file and of all that it includes."
+        return digest(self.content)
+
+    @property
+    def slot(self) -> str:
+        "The variable that takes few-shot examples, or nothing."
+        return next((name for name, kind in self.variables.items() if kind == "examples"), "")
 
     def render(
         self,
-        **values: Any,  # One for each declared variable
+        **values: Any,  # One for each declared variable without a default
     ) -> tuple[Message, ...]:
         "The messages with the variables filled in; raises `ConfigurationError` for a missing, surplus or ill-typed one."
-        from jinja2 import TemplateError
-
+        values = {**self.defaults, **values}
         _check_values(self, values)
-        try:
-            rendered = [(role, template.render(**values).strip()) for role, template in _templates(self.name, self.text)]
-        except (TemplateError, TypeError, ArithmeticError) as error:
-            raise ConfigurationError(f"prompt {self.name!r} cannot be filled in: {error}") from error
-        return tuple(Message(role=role, content=content) for role, content in rendered if content)
+        return tuple(Message(role=role, content=content) for role, content in _rendered(self, values) if content)
 
     def _repr_html_(self) -> str:
-        body = html.escape(self.text)
-        return f"<p><b>{html.escape(self.name)}</b> <code>{short(self.digest)}</code></p><pre>{body}</pre>"
+        files = "".join(f"<p><code>{html.escape(name)}</code></p><pre>{html.escape(text)}</pre>" for name, text in self.parts.items())
+        return f"<p><b>{html.escape(self.name)}</b> <code>{short(self.digest)}</code></p><pre>{html.escape(self.text)}</pre>{files}"
 
 # %% ../nbs/10_prompts.ipynb #d5b51835
+def nothing_beside(
+    name: str,  # Of a file
+) -> str:
+    "What a prompt without a directory can include: nothing."
+    raise ConfigurationError(unknown("file to include", name, []))
+
+
 def parse_prompt(
     text: str,  # The whole file
     name: str,  # What to call it
+    include: Callable[[str], str] = nothing_beside,  # The text of a file beside it, by name
 ) -> Prompt:
     "A prompt from the text of its file; raises `ConfigurationError`."
-    import yaml
-    from jinja2 import TemplateError, meta
-
+    text = text.removeprefix("\ufeff")
+    where = f"prompt {name!r}"
     front = _FRONT.match(text)
+    if front is None and re.match(r"---[ \t]*\n", text):
+        raise ConfigurationError(f"{where}: the front matter does not end. Close it with a line of three dashes.")
+    declared = _declared(front.group(1) if front else "", where)
+    variables, defaults = _variables(declared.variables, where)
+    parts = _included(where, _body(text), include)
+    if isinstance(declared.schema, str):
+        parts[declared.schema] = _asked(where, declared.schema, include)
+    schema = _schema(declared.schema, parts, where)
+    prompt = Prompt(name, text, declared.description, variables, defaults, schema, declared.model, parts)
+    _check_names(prompt)
+    return prompt
+
+# %% ../nbs/10_prompts.ipynb #d5b51836
+def _declared(front: str, where: str) -> _Declared:
+    "The front matter, checked."
+    import yaml
+
     try:
-        declared = build(_Declared, yaml.safe_load(front.group(1)) or {} if front else {}, f"prompt {name!r}")
+        declared = build(_Declared, yaml.safe_load(front) or {}, where)
     except yaml.YAMLError as error:
-        raise ConfigurationError(f"prompt {name!r}: the front matter is not YAML: {' '.join(str(error).split())}") from error
-    for variable, kind in declared.variables.items():
-        if kind not in KINDS:
-            raise ConfigurationError(f"prompt {name!r}, variable {variable!r}: {unknown('kind', kind, KINDS)}")
+        raise ConfigurationError(f"{where}: the front matter is not YAML: {' '.join(str(error).split())}") from error
+    for option in declared.model:
+        if option not in HINTS:
+            raise ConfigurationError(f"{where}, model: {unknown('hint', option, HINTS)}")
+    check_options(declared.model)
+    return declared
+
+
+def _variables(declared: Mapping[str, Any], where: str) -> tuple[dict[str, str], dict[str, Any]]:
+    "Kinds and defaults of the variables."
+    kinds, defaults = {}, {}
+    for name, said in declared.items():
+        variable = build(_Variable, {"kind": said} if isinstance(said, str) else said, f"{where}, variable {name!r}")
+        if variable.kind not in KINDS:
+            raise ConfigurationError(f"{where}, variable {name!r}: {unknown('kind', variable.kind, KINDS)}")
+        kinds[name] = variable.kind
+        if isinstance(said, Mapping) and "default" in said:
+            _check_value(f"{where}: the default of", name, variable.kind, variable.default)
+            defaults[name] = variable.default
+    if list(kinds.values()).count("examples") > 1:
+        raise ConfigurationError(f"{where} has more than one variable of kind 'examples'. One slot takes all of them.")
+    return kinds, defaults
+
+# %% ../nbs/10_prompts.ipynb #6a2f0b12
+def _included(where: str, body: str, include: Callable[[str], str]) -> dict[str, str]:
+    "Every file that a template includes, directly or through another one."
+    from jinja2 import meta
+
+    parts: dict[str, str] = {}
+
+    def visit(source: str, chain: tuple[str, ...]) -> None:
+        for name in meta.find_referenced_templates(_parsed(source, where, chain)):
+            if name is None:
+                raise ConfigurationError(f"{where}: an include needs its file's name as plain text, or nobody knows what the version is made of.")
+            if name in chain:
+                raise ConfigurationError(f"{where}: {' includes '.join([*chain[chain.index(name) :], name])}, which never ends. Take one of these includes out.")
+            if name not in parts:
+                parts[name] = _asked(where, name, include)
+                visit(parts[name], (*chain, name))
+
+    visit(body, ())
+    for name, text in parts.items():
+        if _ROLE.search(text):
+            raise ConfigurationError(f"{where}: {name} has a line like [system], but a file that is included is part of one message. Write roles in the prompt itself.")
+    return parts
+
+
+def _asked(where: str, name: str, include: Callable[[str], str]) -> str:
+    "The text of a file that a prompt names; errors say which prompt."
+    if PurePosixPath(name).is_absolute() or name != PurePosixPath(name).as_posix() or re.search(r"(^|/)\.|[\\:\0]|^$", name):
+        raise ConfigurationError(f"{where} cannot include {name!r}: only files in its own directory and below, none of them hidden, named like 'partials/rules.md'.")
     try:
-        _templates(name, text)
-        used = meta.find_undeclared_variables(_sandbox().parse(text[front.end() :] if front else text))
+        return include(name)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{where}: {error}") from None
+
+
+def _parsed(source: str, where: str, chain: Sequence[str] = ()) -> Any:
+    "The syntax tree of a template; raises `ConfigurationError` that names the file."
+    from jinja2 import TemplateError
+
+    try:
+        return _sandbox().parse(source)
     except TemplateError as error:
-        raise ConfigurationError(f"prompt {name!r}: the template is broken: {error}") from error
-    for variable in sorted(used - set(declared.variables)):
-        raise ConfigurationError(f"prompt {name!r} uses {variable!r}: {unknown('variable', variable, declared.variables, 'Declare it in the front matter.')}")
-    return Prompt(name, text, declared.description, declared.variables)
+        raise ConfigurationError(f"{where}: the template is broken{f' in {chain[-1]}' if chain else ''}: {error}") from error
 
-
+# %% ../nbs/10_prompts.ipynb #6a2f0b14
 def load_prompt(
     path: Path | str,  # A text file
 ) -> Prompt:
-    "A prompt from its file; raises `ConfigurationError`."
+    "A prompt from its file, with the files it includes; raises `ConfigurationError`."
     path = Path(path)
     try:
-        return parse_prompt(path.read_text(encoding="utf-8"), path.stem)
+        return parse_prompt(_text(path), path.stem, functools.partial(_beside, path.parent))
     except FileNotFoundError:
         known = [p.name for p in path.parent.glob("*") if p.is_file()] if path.parent.is_dir() else []
         raise ConfigurationError(unknown("prompt file", path.name, known)) from None
+
+
+def _text(path: Path) -> str:
+    "A text file."
+    try:
+        return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"The prompt {path.name} is not UTF-8 text: {error.reason} at byte {error.start}.") from error
+    except (IsADirectoryError, NotADirectoryError, PermissionError):
+        raise FileNotFoundError(path) from None
+
+
+def _beside(directory: Path, name: str) -> str:
+    "A file in the directory of a prompt or below, links followed."
+    path = directory / name
+    try:
+        if not path.resolve(strict=True).is_relative_to(directory.resolve()):
+            raise ConfigurationError(f"{name!r} is a link that leads out of the directory of the prompt; only files in it can be included.")
+        return _text(path)
+    except (FileNotFoundError, RuntimeError, OSError):
+        near = [*directory.glob("*"), *directory.glob("*/*")]
+        known = sorted(p.relative_to(directory).as_posix() for p in near if p.is_file() and not p.name.startswith("."))
+        raise ConfigurationError(unknown("file to include", name, known[:40])) from None
+
+# %% ../nbs/10_prompts.ipynb #7b30c006
+_TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
+
+
+def _schema(said: Mapping[str, Any] | str | None, parts: Mapping[str, str], where: str) -> Mapping[str, Any] | None:
+    "The JSON schema that a prompt declares, inline or by the name of a file."
+    import yaml
+
+    if said is None:
+        return None
+    found: Any = said
+    if isinstance(said, str):
+        try:
+            found = msgspec.json.decode(parts[said]) if said.endswith(".json") else yaml.safe_load(parts[said])
+        except (msgspec.DecodeError, yaml.YAMLError) as error:
+            raise ConfigurationError(f"{where}: the schema {said} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(found, Mapping) or found.get("type") not in _TYPES:
+        raise ConfigurationError(f"{where}: a schema is a mapping with a type, one of {', '.join(_TYPES)}.")
+    return found
 
 # %% ../nbs/10_prompts.ipynb #e5ab4023
 @functools.cache
@@ -115,17 +257,72 @@ def _sandbox() -> Any:
     return ImmutableSandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
 
 
+@dataclass(frozen=True)
+class _Section:
+    "The part of a template between two role lines."
+
+    role: str  # "system", "user" or "assistant"
+    item: str  # With `[user: example in examples]` the name of the one, …
+    items: str  # … and of the many: one message each
+    source: str  # Its template
+
+
 @functools.lru_cache(maxsize=256)
-def _templates(name: str, text: str) -> tuple[tuple[str, Any], ...]:
-    "The compiled template of every message, with its role."
-    body = _FRONT.sub("", text, count=1)
+def _sections(where: str, text: str) -> tuple[_Section, ...]:
+    "The messages of a template, in order."
+    body = _body(text)
     parts = _ROLE.split(body)
     if parts[0].strip() and len(parts) > 1:
-        raise ConfigurationError(f"prompt {name!r}: text stands before the first role. Begin with a line [system] or [user].")
-    pairs = list(zip(parts[1::2], parts[2::2], strict=True)) or [("user", body)]
-    return tuple((role, _sandbox().from_string(template.strip("\n"))) for role, template in pairs)
+        raise ConfigurationError(f"{where}: text stands before the first role. Begin with a line [system] or [user].")
+    found = zip(parts[1::4], parts[2::4], parts[3::4], parts[4::4], strict=True)
+    return tuple(_Section(role, item or "", items or "", source.strip("\n")) for role, item, items, source in found) or (_Section("user", "", "", body.strip("\n")),)
 
 
+def _body(text: str) -> str:
+    "The template without the front matter."
+    return _FRONT.sub("", text, count=1)
+
+# %% ../nbs/10_prompts.ipynb #e5ab4024
+@functools.lru_cache(maxsize=256)
+def _compiled(where: str, text: str, parts: tuple[tuple[str, str], ...]) -> tuple[tuple[_Section, Any], ...]:
+    "The template of every message, able to find what it includes."
+    from jinja2 import DictLoader
+
+    sandbox = _sandbox().overlay(loader=DictLoader(dict(parts)))
+    return tuple((section, sandbox.from_string(section.source)) for section in _sections(where, text))
+
+
+def _rendered(prompt: Prompt, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    "Role and text of every message; sections for each of a list take turns."
+    compiled = _compiled(f"prompt {prompt.name!r}", prompt.text, tuple(prompt.parts.items()))
+    try:
+        for (item, items), group in itertools.groupby(compiled, key=lambda pair: (pair[0].item, pair[0].items)):
+            turns = list(group)
+            for given in [{item: value} for value in values[items]] if items else [{}]:
+                yield from ((section.role, template.render(**values, **given).strip()) for section, template in turns)
+    except Exception as error:  # a template is anybody's code
+        said = str(error) or type(error).__name__
+        raise ConfigurationError(f"prompt {prompt.name!r} cannot be filled in: {said}") from error
+
+
+def _check_names(prompt: Prompt) -> None:
+    "Refuse a template that uses what nobody declares."
+    from jinja2 import meta, nodes
+
+    where, loops, used = f"prompt {prompt.name!r}", set(), set()
+    for section in _sections(where, prompt.text):
+        if section.items and (prompt.variables.get(section.items) not in ("list", "examples") or section.item in prompt.variables):
+            raise ConfigurationError(f"{where}: [{section.role}: {section.item} in {section.items}] needs a declared variable of kind list or examples, and a name of its own for each.")
+        loops.add(section.item)
+        used |= meta.find_undeclared_variables(_parsed(section.source, where)) - {section.item}
+    trees = [_parsed(text, where, (name,)) for name, text in prompt.parts.items()] + [_parsed(_body(prompt.text), where)]
+    given = {node.name for tree in trees for node in tree.find_all(nodes.Name) if node.ctx != "load"}
+    for tree in trees[:-1]:
+        used |= meta.find_undeclared_variables(tree) - given - loops
+    for name in sorted(used - set(prompt.variables)):
+        raise ConfigurationError(f"{where} uses {name!r}: {unknown('variable', name, prompt.variables, 'Declare it in the front matter.')}")
+
+# %% ../nbs/10_prompts.ipynb #7b30c002
 def _check_values(prompt: Prompt, values: Mapping[str, Any]) -> None:
     "Refuse values that do not fit what the prompt declares."
     for name in values:
@@ -134,5 +331,32 @@ def _check_values(prompt: Prompt, values: Mapping[str, Any]) -> None:
     for name, kind in prompt.variables.items():
         if name not in values:
             raise ConfigurationError(f"prompt {prompt.name!r} needs the variable {name!r}. It declares: {', '.join(prompt.variables)}.")
-        if not isinstance(values[name], KINDS[kind]) or isinstance(values[name], bool) and kind != "bool":
-            raise ConfigurationError(f"prompt {prompt.name!r}: {name!r} should be of kind {kind}, not {type(values[name]).__name__}.")
+        _check_value(f"prompt {prompt.name!r}:", name, kind, values[name])
+
+
+def _check_value(where: str, name: str, kind: str, value: Any) -> None:
+    "Refuse a value that is not of its kind."
+    fits = isinstance(value, KINDS[kind])
+    if not fits or isinstance(value, bool) and kind != "bool":
+        raise ConfigurationError(f"{where} {name!r} should be of kind {kind}, not {type(value).__name__}.")
+    for number, example in enumerate(list(value) if kind == "examples" else (), start=1):
+        if not isinstance(example, Mapping) or not all(isinstance(example.get(key), str) for key in ("question", "answer")):
+            raise ConfigurationError(f"{where} example {number} in {name!r} needs a question and an answer, both text.")
+
+# %% ../nbs/10_prompts.ipynb #7b30c009
+class _Bundle(msgspec.Struct):
+    "A version that is more than one file."
+
+    text: str
+    parts: dict[str, str]
+
+
+def restore_prompt(
+    content: str,  # The `content` of a prompt
+    name: str,  # What to call it
+) -> Prompt:
+    "The prompt that a kept version is."
+    if not content.startswith(_BUNDLE):
+        return parse_prompt(content, name)
+    bundle = from_json(content.removeprefix(_BUNDLE), _Bundle)
+    return parse_prompt(bundle.text, name, lambda part: bundle.parts[part] if part in bundle.parts else nothing_beside(part))
