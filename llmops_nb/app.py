@@ -8,7 +8,7 @@ from __future__ import annotations
 import html
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,17 +19,19 @@ from .chunks import in_context
 from .core import Answer, Citation, ConfigurationError, Finding, Guard, Message, Model, Passage, Retriever, build, check_options, to_json, unknown
 from .documents import Corpus, load_corpus
 from .embedders import cached_embedder, embedder, reranker
+from .fewshots import CHOICES, Example, ExampleSet, chooser, load_examples
 from .index import build_index
 from .models import Wrapped
-from .prompts import Prompt, load_prompt
+from .prompts import Prompt, load_prompt, read_response
 from .providers import resolve
 from .retrieve import Retrieval, build_retriever
 from .settings import Settings, load_settings
 from .store import digest, short
 
 # %% auto #0
-__all__ = ['ModelPolicy', 'Definition', 'read_definition', 'override', 'Provenance', 'App', 'render', 'options', 'citations',
-           'abstains', 'question_length', 'open_retriever', 'load_parts', 'load_app']
+__all__ = ['ModelPolicy', 'FewShots', 'Definition', 'read_definition', 'settable', 'override', 'Provenance', 'App', 'render',
+           'options', 'asked', 'citations', 'abstains', 'in_effect', 'question_length', 'open_retriever', 'load_parts',
+           'load_fewshots', 'load_app']
 
 # %% ../nbs/40_app.ipynb #137966d7
 @dataclass(frozen=True)
@@ -37,9 +39,26 @@ class ModelPolicy:
     "Which model answers, and how."
 
     alias: str = ""  # Name in the settings; default: the settings' own choice
-    temperature: float = 0.0  # 0 is the most likely text
-    max_tokens: int = 200  # Tokens written at most
-    seed: int | None = None  # For providers that sample with one
+    temperature: float | None = None  # 0 is the most likely text; default: the prompt's hint, or 0
+    max_tokens: int | None = None  # Tokens written at most; default: the prompt's hint, or 200
+    seed: int | None = None  # For providers that sample with one; a repeat adds its number
+    repeat: int = 0  # Number of the repeat: asks anew instead of remembering; no part of the version
+
+
+@dataclass(frozen=True)
+class FewShots:
+    "Which examples the prompt shows."
+
+    file: str = ""  # Their file; none when empty
+    how: str = "fixed"  # How they are chosen: "fixed", "nearest" or "diverse"
+    k: int = 3  # How many
+    embedder: str = "bge-small-en-v1.5"  # What compares questions, unless the choice is fixed
+
+    def __post_init__(self) -> None:
+        if self.how not in CHOICES:
+            raise ConfigurationError(unknown("choice of examples", self.how, CHOICES))
+        if self.k < 0:
+            raise ConfigurationError(f"fewshots: k is {self.k}, it must be 0 or more.")
 
 
 @dataclass(frozen=True)
@@ -47,10 +66,12 @@ class Definition:
     "What stands in app.yaml."
 
     name: str  # Name of the application
-    prompt: str  # File of the prompt, which declares `question` and, with a corpus, `passages`
+    prompt: str  # File of the prompt, which declares `question` and, with a corpus, `passages`; FILE@VERSION is an earlier one
     description: str = ""  # One line for people
     corpus: Mapping[str, Any] = field(default_factory=dict)  # Where documents come from; none when empty
     retrieval: Retrieval = field(default_factory=Retrieval)  # How passages are found
+    fewshots: FewShots = field(default_factory=FewShots)  # Which examples the prompt shows
+    variables: Mapping[str, Any] = field(default_factory=dict)  # Values of further variables of the prompt
     model: ModelPolicy = field(default_factory=ModelPolicy)  # Which model answers
     abstain: tuple[str, ...] = ("I don't know",)  # Wordings by which the application says that it does not know
     longest_question: int = 2000  # Characters; longer questions are refused before anything is spent
@@ -70,22 +91,38 @@ def read_definition(
     except yaml.YAMLError as error:
         raise ConfigurationError(f"{path.name} is not YAML: {' '.join(str(error).split())}") from error
     values = dict(values) if isinstance(values, Mapping) else values
-    for section, kind in (("retrieval", Retrieval), ("model", ModelPolicy)):
+    for section, kind in _SECTIONS.items():
         if isinstance(values, dict) and section in values:
             values[section] = build(kind, values[section], f"{path.name}, {section}")
     definition = build(Definition, {k: _plain(v) for k, v in values.items()} if isinstance(values, dict) else values, path.name)
     return override(definition, overrides or {})
 
 # %% ../nbs/40_app.ipynb #d3c26c12
+_SECTIONS: Mapping[str, type] = {"retrieval": Retrieval, "model": ModelPolicy, "fewshots": FewShots}
+_TOP = {"prompt": "str", "variables": "dict", "longest_question": "int"}
+_NAMED = {"model": ("model", "alias"), "fewshots": ("fewshots", "file"), "shots": ("fewshots", "k"), "shot_choice": ("fewshots", "how")}
+
+
+def _homes() -> dict[str, tuple[str, str]]:
+    "Section and key of everything that can be set."
+    homes = {name: ("", name) for name in _TOP} | _NAMED
+    taken = {*_NAMED.values(), ("fewshots", "embedder")}  # `embedder` alone is the one of retrieval
+    return homes | {f.name: (section, f.name) for section, kind in _SECTIONS.items() for f in fields(kind) if (section, f.name) not in taken}
+
+
+def settable() -> dict[str, str]:  # Name → "str", "int", "float", "bool" or "dict"
+    "What can be set about an application by name: the arguments of `load_app`, the axes of a sweep."
+    kinds = {section: {f.name: str(f.type).removesuffix(" | None") for f in fields(kind)} for section, kind in _SECTIONS.items()} | {"": _TOP}
+    return {name: kinds[section][key] for name, (section, key) in sorted(_homes().items())}
+
+
 def override(
     definition: Definition,  # From the file
     values: Mapping[str, Any],  # By name; None leaves what the file says; "model" is the alias
 ) -> Definition:
     "The definition with some settings replaced; raises `ConfigurationError` for a name or value it cannot take."
-    homes: dict[str, tuple[str, str]] = {f.name: ("retrieval", f.name) for f in fields(Retrieval)}
-    homes |= {f.name: ("model", f.name) for f in fields(ModelPolicy) if f.name != "alias"}
-    homes |= {"model": ("model", "alias"), "prompt": ("", "prompt"), "longest_question": ("", "longest_question")}
-    changed: dict[str, dict[str, Any]] = {"": {}, "retrieval": {}, "model": {}}
+    homes = _homes()
+    changed: dict[str, dict[str, Any]] = {"": {}, **{section: {} for section in _SECTIONS}}
     for name, value in values.items():
         if value is None:
             continue
@@ -93,8 +130,9 @@ def override(
             raise ConfigurationError(unknown("setting of an app", name, homes))
         section, key = homes[name]
         changed[section][key] = value
-    parts: dict[str, Any] = {name: build(type(part), {**_plain(part), **changed[name]}, f"override of {name}") for name, part in (("retrieval", definition.retrieval), ("model", definition.model)) if changed[name]}
-    return replace(definition, **changed[""], **parts)
+    parts: dict[str, Any] = {name: build(kind, {**_plain(getattr(definition, name)), **changed[name]}, f"override of {name}") for name, kind in _SECTIONS.items() if changed[name]}
+    top = build(Definition, {f.name: _plain(getattr(definition, f.name)) for f in fields(Definition)} | changed[""], "override") if changed[""] else definition
+    return replace(top, **parts)
 
 
 def _plain(value: Any) -> Any:
@@ -122,6 +160,8 @@ class App:
     retriever: Retriever | None = field(default=None, repr=False)  # How they are found
     guards: tuple[Guard, ...] = field(default=(), repr=False)  # What looks at the question
     recipe: str = ""  # Digest of the index: corpus, chunks, embedder, re-ranker
+    examples: ExampleSet | None = field(default=None, repr=False)  # What few-shot examples are chosen from
+    choose: Callable[[str], Sequence[Example]] | None = field(default=None, repr=False)  # What chooses them
 
     @property
     def name(self) -> str:
@@ -157,10 +197,10 @@ def _answer(app: App, question: str) -> Answer:
             return Answer(blocked.why, finish="blocked", findings=findings, trace_id=step.trace_id)
         passages = _retrieved(app, question)
         messages = render(app, question, passages)
-        answer = app.model(messages, **options(app.definition.model))
+        answer = _shaped(app.model(messages, **asked(app)), app.prompt.schema)
         cited = citations(answer.text, passages)
         abstained = abstains(answer.text, app.definition.abstain)
-        return replace(answer, messages=messages, passages=passages, citations=cited, abstained=abstained, findings=findings, trace_id=step.trace_id)
+        return replace(answer, messages=messages, passages=passages, citations=cited, abstained=abstained, findings=(*findings, *answer.findings), trace_id=step.trace_id)
 
 
 def _seen(guard: Guard, question: str) -> Sequence[Finding]:
@@ -169,6 +209,14 @@ def _seen(guard: Guard, question: str) -> Sequence[Finding]:
         findings = guard(question)
         step.set({trace.FINDINGS: [f.kind for f in findings]})
         return findings
+
+
+def _shaped(answer: Answer, schema: Mapping[str, Any] | None) -> Answer:
+    "An answer with its data, when the prompt asks for a shape; one that has another shape says so."
+    if schema is None or answer.finish != "stop":
+        return answer
+    data, why = read_response(answer.text, schema)
+    return replace(answer, data=data, findings=(*answer.findings, Finding("schema", "misfit", why)) if why else answer.findings)
 
 
 def _retrieved(app: App, question: str) -> tuple[Passage, ...]:
@@ -187,18 +235,42 @@ def render(
     passages: Sequence[Passage] = (),  # What was retrieved
 ) -> tuple[Message, ...]:  # The messages as they are sent
     "The prompt for a question, without asking the model."
-    values: dict[str, Any] = {"question": question}
+    values: dict[str, Any] = {**app.definition.variables, "question": question}
     if "passages" in app.prompt.variables:
         values["passages"] = [in_context(p.chunk) for p in passages]
+    if app.prompt.slot:
+        values[app.prompt.slot] = [e.plain() for e in _chosen(app, question)]
     return app.prompt.render(**values)
+
+
+def _chosen(app: App, question: str) -> Sequence[Example]:
+    "The examples for a question, in a span."
+    if app.choose is None:
+        return ()
+    with trace.span("fewshots", {"llmops.fewshots.choice": app.definition.fewshots.how}) as step:
+        examples = app.choose(question)
+        step.set({"llmops.fewshots.examples": [e.id for e in examples]})
+        return examples
 
 
 def options(
     policy: ModelPolicy,  # Of an application
+    hints: Mapping[str, Any] | None = None,  # Of its prompt, used where the policy says nothing
 ) -> dict[str, Any]:
-    "The parameters of its model calls; what is not set is not sent."
-    found = {"temperature": policy.temperature, "max_tokens": policy.max_tokens, "seed": policy.seed}
-    return {name: value for name, value in found.items() if value is not None}
+    "The parameters of its model calls; what nobody sets is not sent."
+    said = {"temperature": policy.temperature, "max_tokens": policy.max_tokens, "seed": policy.seed}
+    found: dict[str, Any] = {"temperature": 0.0, "max_tokens": 200, **(hints or {}), **{k: v for k, v in said.items() if v is not None}}
+    if policy.repeat:
+        found |= {"repeat": policy.repeat} | ({"seed": found["seed"] + policy.repeat} if "seed" in found else {})
+    return found
+
+
+def asked(
+    app: App,  # With its prompt
+) -> dict[str, Any]:
+    "The options of a model call of an application: parameters, and the schema of the response."
+    shape = {} if app.prompt.schema is None else {"schema": app.prompt.schema}
+    return {**options(app.definition.model, app.prompt.model), **shape}
 
 # %% ../nbs/40_app.ipynb #ba3d2299
 def citations(
@@ -224,20 +296,39 @@ def abstains(
 # %% ../nbs/40_app.ipynb #b3b0bf62
 def _provenance(app: App) -> Provenance:
     "The version of every part, and what it is made of."
-    asked = options(app.definition.model)
-    parts = {"prompt": app.prompt.digest, "model": digest([app.model.digest, asked]), "index": app.recipe, "corpus": app.corpus.digest if app.corpus else ""}
-    kept = {"retrieval": app.definition.retrieval, "abstain": app.definition.abstain, "longest_question": app.definition.longest_question}
+    shots, contents = app.definition.fewshots, [app.prompt.content, to_json(app.definition).decode()]
+    said = options(replace(app.definition.model, repeat=0), app.prompt.model)
+    parts = {"prompt": app.prompt.digest, "model": digest([app.model.digest, said]), "index": app.recipe, "corpus": app.corpus.digest if app.corpus else ""}
+    kept: dict[str, Any] = {"retrieval": app.definition.retrieval, "abstain": app.definition.abstain, "longest_question": app.definition.longest_question}
+    if app.definition.variables:
+        kept["variables"] = app.definition.variables
+    if app.examples is not None:
+        parts["fewshots"] = app.examples.digest
+        kept["fewshots"] = [shots.how, shots.k, "" if shots.how == "fixed" else shots.embedder]
+        contents.append(to_json(app.examples.examples).decode())
     inner: Any = app.model
     while isinstance(inner, Wrapped):
         inner = inner.model
-    model = {"name": app.model.name, "digest": app.model.digest, **asked, **getattr(inner, "facts", {})}
-    return Provenance({"app": digest([parts, kept]), **parts}, model, (app.prompt.text, to_json(app.definition).decode()))
+    model = {"name": app.model.name, "digest": app.model.digest, **said, **getattr(inner, "facts", {})}
+    return Provenance({"app": digest([parts, kept]), **parts}, model, tuple(contents))
 
 
+def in_effect(
+    app: App,  # Loaded
+) -> dict[str, Any]:  # Every name of `settable` → its value
+    "What an application is set to, hints and defaults included."
+    definition, said = app.definition, options(app.definition.model, app.prompt.model)
+    found = {name: getattr(getattr(definition, section) if section else definition, key) for name, (section, key) in sorted(_homes().items())}
+    return found | {name: said[name] for name in ("temperature", "max_tokens", "seed") if name in said} | {"model": definition.model.alias or app.model.name}
+
+# %% ../nbs/40_app.ipynb #b3b0bf63
 def _card(app: App) -> str:
     "An application as a table for a notebook."
-    asked = options(app.definition.model)
-    rows = {"model": f"{app.model.name}, {', '.join(f'{k} {v:g}' for k, v in asked.items())}", "prompt": f"{app.definition.prompt} {short(app.prompt.digest)}"}
+    said = options(app.definition.model, app.prompt.model)
+    rows = {"model": f"{app.model.name}, {', '.join(f'{k} {v}' for k, v in said.items())}", "prompt": f"{app.definition.prompt} {short(app.prompt.digest)}"}
+    if app.examples:
+        shots = app.definition.fewshots
+        rows["examples"] = f"{shots.k} of {len(app.examples)} in {shots.file}, {shots.how} {short(app.examples.digest)}"
     if app.corpus:
         found = app.definition.retrieval
         rows["documents"] = f"{app.corpus.name}, {len(app.corpus.documents)} documents {short(app.corpus.digest)}"
@@ -289,16 +380,51 @@ def load_parts(
     **overrides: Any,  # Settings of app.yaml by name
 ) -> tuple[Definition, Prompt, Corpus | None]:
     "What an application is made of, read and checked, without a model or an index; raises `ConfigurationError` or `DataError`."
-    path = Path(path)
-    path = path / "app.yaml" if path.is_dir() or path.suffix not in (".yaml", ".yml") else path
+    path = _file(path)
     definition = read_definition(path, overrides)
     prompt = load_prompt(path.parent / definition.prompt)
-    wanted = {"question", "passages"} if definition.corpus else {"question"}
-    if set(prompt.variables) != wanted:
-        raise ConfigurationError(f"prompt {prompt.name!r} declares {sorted(prompt.variables)}, but {definition.name} fills in {sorted(wanted)}.")
+    filled = {"question", *(["passages"] if definition.corpus else []), *definition.variables}
+    needed = set(prompt.variables) - {prompt.slot} - (set(prompt.defaults) - filled)
+    if needed != filled - ({prompt.slot} - {""}):
+        raise ConfigurationError(f"prompt {prompt.name!r} declares {sorted(prompt.variables)}, but {definition.name} fills in {sorted(filled)}.")
+    examples = load_fewshots(definition, prompt, path.parent)
+    _try_out(definition, prompt, examples)
     return definition, prompt, load_corpus(definition.corpus, path.parent) if definition.corpus else None
 
 
+def _file(path: Path | str) -> Path:
+    "The app.yaml of a path."
+    path = Path(path)
+    return path / "app.yaml" if path.is_dir() or path.suffix not in (".yaml", ".yml") else path
+
+# %% ../nbs/40_app.ipynb #e531cc60
+def load_fewshots(
+    definition: Definition,  # What stands in app.yaml
+    prompt: Prompt,  # Which may have a slot for examples
+    directory: Path,  # That paths are relative to
+) -> ExampleSet | None:
+    "The examples an application chooses from, none when it shows none; raises `ConfigurationError` when slot and examples do not meet."
+    shots = definition.fewshots
+    if shots.k == 0:
+        return None
+    if shots.file and not prompt.slot:
+        raise ConfigurationError(f"prompt {prompt.name!r} has no slot for the examples of {shots.file}. Declare a variable of kind examples in it, or set shots=0.")
+    if prompt.slot and not shots.file:
+        raise ConfigurationError(f"prompt {prompt.name!r} shows examples, but {definition.name} names no file of them. Set fewshots to a file, or shots=0.")
+    return load_examples(directory / shots.file) if shots.file else None
+
+
+def _try_out(definition: Definition, prompt: Prompt, examples: ExampleSet | None) -> None:
+    "Fill a prompt in as a question would, so that a template that cannot be filled in is found before anything is spent."
+    values: dict[str, Any] = {**definition.variables, "question": "What is a question?"}
+    if "passages" in prompt.variables:
+        values["passages"] = ["A passage of a document."] * definition.retrieval.top_k
+    if prompt.slot:
+        shown = chooser(examples, "fixed", definition.fewshots.k)("") if examples else ()
+        values[prompt.slot] = [e.plain() for e in shown]
+    prompt.render(**values)
+
+# %% ../nbs/40_app.ipynb #e531cc6e
 def load_app(
     path: Path | str,  # app.yaml, or the directory that holds it
     settings: Settings | None = None,  # Default: the nearest settings.ini
@@ -311,7 +437,12 @@ def load_app(
     definition, prompt, corpus = load_parts(path, **overrides)
     model = answering or resolve(definition.model.alias, settings)
     app = App(definition, prompt, model, guards=(question_length(definition.longest_question),))
-    check_options(options(definition.model))
+    check_options(asked(app))
+    examples = load_fewshots(definition, prompt, _file(path).parent)
+    if examples is not None:
+        shots = definition.fewshots
+        vectors = None if shots.how == "fixed" else cached_embedder(embedder(shots.embedder, settings), settings.state / "vectors.sqlite")
+        app = replace(app, examples=examples, choose=chooser(examples, shots.how, shots.k, vectors))
     if corpus is None:
         return app
     retriever, recipe = open_retriever(definition.retrieval, corpus, settings)

@@ -20,7 +20,7 @@ from .core import ConfigurationError, Message, build, check_options, from_json, 
 from .store import digest, short
 
 # %% auto #0
-__all__ = ['KINDS', 'HINTS', 'Prompt', 'nothing_beside', 'parse_prompt', 'load_prompt', 'restore_prompt']
+__all__ = ['KINDS', 'HINTS', 'Prompt', 'nothing_beside', 'parse_prompt', 'load_prompt', 'read_response', 'restore_prompt']
 
 # %% ../nbs/10_prompts.ipynb #01f61f52
 KINDS: Mapping[str, type | tuple[type, ...]] = {"str": str, "int": int, "float": (int, float), "bool": bool, "list": (list, tuple), "dict": Mapping, "examples": (list, tuple)}
@@ -246,6 +246,44 @@ def _schema(said: Mapping[str, Any] | str | None, parts: Mapping[str, str], wher
     if not isinstance(found, Mapping) or found.get("type") not in _TYPES:
         raise ConfigurationError(f"{where}: a schema is a mapping with a type, one of {', '.join(_TYPES)}.")
     return found
+
+# %% ../nbs/10_prompts.ipynb #7b30c026
+_KINDS: Mapping[str, tuple[type, ...]] = {"object": (dict,), "array": (list,), "string": (str,), "number": (int, float), "integer": (int,), "boolean": (bool,), "null": (type(None),)}
+
+
+def read_response(
+    text: str,  # What a model wrote
+    schema: Mapping[str, Any],  # What it was asked for
+) -> tuple[Any, str]:  # The data, and what is wrong with it: nothing when it fits
+    "The JSON in a response, compared with its schema."
+    try:
+        data = msgspec.json.decode(text.encode("utf-8", "replace"))
+    except (msgspec.DecodeError, RecursionError):
+        return None, "It is not JSON."
+    return data, _misfit(data, schema, "")
+
+
+def _misfit(data: Any, schema: Any, at: str) -> str:
+    "The first place where data is not what its schema asks for."
+    if not isinstance(schema, Mapping):
+        return ""
+    where, asked = at or "It", schema.get("type", ())
+    kinds = [asked] if isinstance(asked, str) else list(asked)
+    if kinds and not any(isinstance(data, _KINDS.get(kind, ())) and (kind == "boolean" or not isinstance(data, bool)) for kind in kinds):
+        return f"{where} should be of type {' or '.join(map(str, kinds))}."
+    if "enum" in schema and data not in schema["enum"]:
+        return f"{where} should be one of {', '.join(map(repr, schema['enum']))}."
+    inside: list[tuple[Any, Any, str]] = []
+    if isinstance(data, dict):
+        known = schema.get("properties", {})
+        missing = [name for name in schema.get("required", ()) if name not in data]
+        surplus = [name for name in data if name not in known] if schema.get("additionalProperties") is False else []
+        if missing or surplus:
+            return f"{where} {'lacks' if missing else 'should not have'} {', '.join(map(repr, missing or surplus))}."
+        inside = [(data[name], known[name], f"{at}.{name}".lstrip(".")) for name in known if name in data]
+    if isinstance(data, list):
+        inside = [(value, schema.get("items"), f"{at}[{place}]") for place, value in enumerate(data)]
+    return next((why for part in inside if (why := _misfit(*part))), "")
 
 # %% ../nbs/10_prompts.ipynb #e5ab4023
 @functools.cache

@@ -38,7 +38,7 @@ def here(tmp_path: Path, server: Loopback) -> Path:
         ("name: loop", "prompt"),
         ("name: loop\nprompt: say.md\nmodle: {}", "Did you mean 'model'?"),
         ("name: loop\nprompt: say.md\nmodel: {temprature: 0}", "Did you mean 'temperature'?"),
-        ("name: loop\nprompt: say.md\nmodel: {temperature: hot}", "Expected `float`"),
+        ("name: loop\nprompt: say.md\nmodel: {temperature: hot}", "Expected `float"),
         ("name: loop\nprompt: say.md\nmodel: {temperature: 9}", "not a value it can take"),
         ("name: loop\nprompt: sya.md", "Did you mean 'say.md'?"),
         ("name: loop\nprompt: say.md\nmodel: {alias: lop}", "Did you mean 'loop'?"),
