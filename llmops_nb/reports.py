@@ -5,28 +5,23 @@
 # %% ../nbs/70_reports.ipynb #29974727
 from __future__ import annotations
 
-import base64
-import gzip
-import hashlib
 import logging
 import re
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from .core import DataError, RunError, from_json, need, to_json
 from .figures import FEW, Spread, is_number, moment, part, parts, quantity, spread, stands_on, tables
-from .store import read_journal, short, write_atomic
-
-PACKAGE = Path(str(files("llmops_nb")))  # Where templates and the script lie
+from .pages import PACKAGE, document
+from .store import short, write_atomic
+from .surveys import OUTCOMES, SHOWN, Tally, fetch, headline, outcome, survey, worst
 
 # %% auto #0
-__all__ = ['PACKAGE', 'OUTCOMES', 'TAGS', 'GONE', 'ATTRIBUTES', 'KINDS', 'Written', 'read_run', 'verdict', 'warnings', 'headline',
-           'outcome', 'row', 'pack', 'sanitise', 'policy', 'aligned', 'settled', 'notebook_html', 'command', 'facts',
-           'totals', 'contents', 'page', 'render']
+__all__ = ['TAGS', 'GONE', 'ATTRIBUTES', 'KINDS', 'Written', 'read_run', 'verdict', 'warnings', 'row', 'sanitise', 'aligned',
+           'settled', 'notebook_html', 'command', 'left_out', 'facts', 'totals', 'contents', 'page', 'render']
 
 # %% ../nbs/70_reports.ipynb #bc1fcd49
 @dataclass(frozen=True)
@@ -34,30 +29,23 @@ class Written:
     "What a run has left in its directory."
 
     info: Mapping[str, Any]  # run.json
-    records: Sequence[Mapping[str, Any]]  # One an item, in the order they were finished
+    records: Sequence[Mapping[str, Any]]  # Those shown, in the order they were finished
+    tally: Tally  # Of all items
     notebook: str = ""  # notebook.ipynb as it is, or "" when there is none
-    torn: int = 0  # Lines of the journal that cannot be read
 
 
 def read_run(
     run: Path,  # A run directory
+    shown: int = SHOWN,  # Items to show at most
 ) -> Written:
     "Read a run as far as it got; raises `RunError` when there is none, `DataError` when run.json cannot be read."
     if not (run / "run.json").exists():
         raise RunError(f"There is no run in {run.name!r}: it has no run.json. A run directory is written by `llmops run`.")
     info = from_json((run / "run.json").read_bytes(), dict)
-    records: dict[str, Mapping[str, Any]] = {}
-    torn = 0
-    for _, line in read_journal(run / "records.jsonl"):
-        try:
-            record = from_json(line, dict)
-            name = str(record["item"]["id"])
-            records.pop(name, None)
-            records[name] = record
-        except (DataError, KeyError, TypeError):
-            torn += 1
+    tally = survey(run / "records.jsonl")
     pages = run / "notebook.ipynb"
-    return Written(info, tuple(records.values()), pages.read_bytes().decode(errors="replace") if pages.exists() else "", torn)
+    notebook = pages.read_bytes().decode(errors="replace") if pages.exists() else ""
+    return Written(info, fetch(run / "records.jsonl", worst(tally, info, shown)), tally, notebook)
 
 # %% ../nbs/70_reports.ipynb #6bc5e159
 def verdict(
@@ -80,7 +68,7 @@ def warnings(
     written: Written,  # The run
 ) -> list[tuple[str, str]]:  # Sentence, and a command or ""
     "What a reader must know before believing any number."
-    info, done = written.info, len(written.records)
+    info, done = written.info, len(written.tally.items)
     status, planned = info.get("status"), info.get("items")
     of = f"{done:,} of {planned:,}" if isinstance(planned, int) and planned > 0 else f"{done:,}"
     resume = shlex.join(["llmops", "resume", str(info.get("id") or "RUN")])
@@ -91,46 +79,9 @@ def warnings(
         found.append((f"This run {'was interrupted' if status == 'interrupted' else 'failed'} with {of} items done. This goes on with it, and pays for none of them again:", resume))
     if info.get("note") and status != "interrupted":
         found.append((str(info["note"]), ""))
-    if written.torn:
-        found.append((f"Lines of records.jsonl that could not be read, and are not shown: {written.torn}.", ""))
+    if written.tally.torn:
+        found.append((f"Lines of records.jsonl that could not be read, and are not shown: {written.tally.torn}.", ""))
     return found
-
-# %% ../nbs/70_reports.ipynb #0c1a7189
-OUTCOMES: Mapping[str, str] = {
-    "error": "no answer",  # The call or the application failed
-    "wrong": "wrong",  # Headline score below one half, or an answer where there is none
-    "abstained": "abstained",  # Said that it does not know, though the corpus holds the answer
-    "unscored": "not scored",  # The headline does not apply, or its scorer failed
-    "declined": "rightly abstained",  # Said that it does not know, and the corpus does not hold it
-    "right": "right",  # Headline score one half or more
-}  # Worst first
-
-
-def headline(
-    info: Mapping[str, Any],  # run.json
-    scores: Collection[str],  # Names of the scores that items have
-) -> str:  # Name of a score, or ""
-    "The score that says whether an answer is right."
-    found = [m for m in parts(info, "metrics") if m.get("unit") in ("share", "score") and m.get("better") != "lower"]
-    order = [c.get("metric") for c in parts(info, "checks")]
-    found.sort(key=lambda m: order.index(m.get("name")) if m.get("name") in order else len(order))
-    return next((score for m in found if (score := stands_on(str(m.get("name")), scores))), "")
-
-
-def outcome(
-    record: Mapping[str, Any],  # A line of the journal
-    score: str,  # Name of the headline score
-) -> str:  # A key of `OUTCOMES`
-    "What became of an item, in one word."
-    answer, answerable = part(record, "answer"), part(record, "item").get("answerable", True)
-    if record.get("error") or not answer:
-        return "error"
-    if answer.get("abstained"):
-        return "abstained" if answerable else "declined"
-    values = [s["value"] for s in parts(record, "scores") if s.get("name") == score and is_number(s.get("value"))]
-    if not values:
-        return "unscored" if answerable else "wrong"
-    return "right" if values[-1] >= 0.5 else "wrong"
 
 # %% ../nbs/70_reports.ipynb #e6089cd1
 def row(
@@ -153,13 +104,6 @@ def row(
              "read": quantity(usage.get("prompt_tokens"), "tokens"), "written": quantity(usage.get("completion_tokens"), "tokens")}  # fmt: skip
     return {"outcome": outcome(record, score), "values": values, "shown": shown, "texts": texts if answer else {"seconds": texts["seconds"], "at": texts["at"]},
             "record": {**record, "answer": answer or None}}  # fmt: skip
-
-# %% ../nbs/70_reports.ipynb #a1c059fe
-def pack(
-    value: Any,  # Anything that is JSON
-) -> str:  # Letters, digits, '+', '/' and '='
-    "JSON, gzipped, in base64; equal values give equal text."
-    return base64.b64encode(gzip.compress(to_json(value), 6, mtime=0)).decode()
 
 # %% ../nbs/70_reports.ipynb #f39c9ad7
 TAGS = set(
@@ -191,18 +135,6 @@ def sanitise(
         html, tags=TAGS, clean_content_tags=GONE, attributes=ATTRIBUTES, attribute_filter=keep,
         url_schemes={"http", "https", "mailto", "data"}, link_rel="noopener noreferrer nofollow",
     ))  # fmt: skip
-
-# %% ../nbs/70_reports.ipynb #7addc5e4
-def policy(
-    script: str,  # Text of the page's only script
-    style: str,  # Text of its only style sheet
-) -> str:  # Content of the meta element
-    "A content security policy that admits exactly these two texts."
-    admitted = {"script-src": script, "style-src": style}
-    hashes = {name: "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'" for name, text in admitted.items()}
-    rules = {"default-src": "'none'", **hashes, "img-src": "data:", "base-uri": "'none'", "form-action": "'none'",
-             "require-trusted-types-for": "'script'", "trusted-types": "'none'"}  # fmt: skip
-    return "; ".join(f"{name} {value}" for name, value in rules.items())
 
 # %% ../nbs/70_reports.ipynb #5727a3c5
 def aligned(
@@ -272,6 +204,17 @@ def command(
         words += ["-p", f"{name}={value if isinstance(value, str) else to_json(value).decode()}"]
     return shlex.join(words)
 
+# %% ../nbs/70_reports.ipynb #d6428456
+def left_out(
+    written: Written,  # The run
+) -> str:  # "" when every item is shown
+    "Which items are not in the report, and where they are."
+    shown, all_ = len(written.records), len(written.tally.items)
+    if shown == all_:
+        return ""
+    run = shlex.quote(str(written.info.get("id") or "RUN"))
+    return f"{shown:,} of {all_:,} items are in this page: the worst by every metric and slice, then some of every outcome. The others are in records.jsonl; one of them is shown by: llmops show {run} --item ID"
+
 # %% ../nbs/70_reports.ipynb #d5775b0d
 def facts(
     written: Written,  # The run
@@ -279,7 +222,7 @@ def facts(
     "Where the run comes from, for the head of the page."
     info = written.info
     git, model = part(info, "git"), part(info, "model")
-    splits = sorted({str(part(r, "item").get("split") or "") for r in written.records} - {""})
+    splits = written.tally.splits
     commit = short(str(git.get("commit") or ""))
     told = {
         "Model": str(model.get("name") or ""),
@@ -297,7 +240,7 @@ def totals(
     total, planned = part(written.info, "totals"), written.info.get("items")
     get = {name: quantity(total.get(name), unit) for name, unit in {"prompt_tokens": "tokens", "completion_tokens": "tokens", "cost": "USD",
            "spent": "USD", "cached_share": "share", "seconds": "s"}.items()}  # fmt: skip
-    done, errors = len(written.records), sum(bool(r.get("error")) for r in written.records)
+    done, errors = len(written.tally.items), written.tally.errors
     return [
         ("Items", f"{done:,}", f"of {planned:,} planned" if isinstance(planned, int) and planned != done else ""),
         ("No answer", f"{errors:,}", f"{quantity(errors / done, 'share')} of items" if done else ""),
@@ -313,13 +256,13 @@ def contents(
 ) -> tuple[dict[str, Any], list[Spread]]:  # What the script shows, and how scores are spread
     "The items of a run with what their table needs to know."
     info = written.info
-    scores = list(dict.fromkeys(str(s.get("name")) for r in written.records for s in parts(r, "scores")))
+    scores = list(written.tally.scores)
     metrics = [m for m in parts(info, "metrics") if not m.get("slice")]
     behind = [(m, score) for m in metrics if (score := stands_on(str(m.get("name")), scores))]
     units = {score: str(m.get("unit") or "score") for m, score in reversed(behind)}
     main = headline(info, scores)
     rows = [row(record, main, units) for record in written.records]
-    values = {s: [r["values"][s] for r in rows if r["values"].get(s) is not None] for s in scores}
+    values = {s: written.tally.values(s) for s in scores}
     watched = {stands_on(str(c.get("metric")), scores) for c in parts(info, "checks")}
     spreads = [found for s in scores if (found := spread(s, values[s], units.get(s, "score")))]
     return {
@@ -333,25 +276,16 @@ def page(
     written: Written,  # The run
 ) -> str:  # A whole HTML document
     "A run as one self-contained HTML file; equal runs give equal text."
-    import jinja2
-
-    style = (PACKAGE / "templates" / "report" / "report.css").read_text(encoding="utf-8")
-    script = (PACKAGE / "static" / "report.js").read_text(encoding="utf-8")
     data, spreads = contents(written)
     try:
         pages, trouble = (notebook_html(written.notebook) if written.notebook else ""), ""
     except DataError as problem:
         pages, trouble = "", str(problem)
-    items = [part(r, "item") for r in written.records]
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(PACKAGE / "templates" / "report"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.get_template("page.html.j2").render(
-        info=written.info, part=part, style=style, script=script, policy=policy(script, style), data=pack(data), notebook=pages, trouble=trouble,
+    return document(
+        "run", data, info=written.info, part=part, notebook=pages, trouble=trouble, left_out=left_out(written),
         tables=tables(written.info, data["scores"]), spreads=spreads, checks=parts(written.info, "checks"), verdict=verdict(written.info),
         warnings=warnings(written), facts=facts(written), totals=totals(written), command=command(written.info), few=FEW, outcomes=OUTCOMES,
-        main=data["headline"], named=data["metrics"], slices=sorted({str(s) for item in items for s in item.get("slices") or ()}),
-        splits=sorted({str(item.get("split") or "") for item in items} - {""}),
+        main=data["headline"], named=data["metrics"], slices=written.tally.slices, splits=written.tally.splits,
     )  # fmt: skip
 
 

@@ -23,10 +23,11 @@ import pytest
 
 from llmops_nb.core import DataError, RunError
 from llmops_nb.figures import measure, quantity, spread, stands_on
-from llmops_nb.reports import PACKAGE, aligned, notebook_html, outcome, page, read_run, render, sanitise
+from llmops_nb.pages import script_of, style_of
+from llmops_nb.reports import aligned, notebook_html, page, read_run, render, sanitise
+from llmops_nb.surveys import outcome
 
-SCRIPT = (PACKAGE / "static" / "report.js").read_text("utf-8")
-STYLE = (PACKAGE / "templates" / "report" / "report.css").read_text("utf-8")
+SCRIPT, STYLE = script_of("run"), style_of("run")
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +211,7 @@ def test_a_torn_line_costs_only_itself_and_the_last_word_counts(small: Path) -> 
     torn = lines[2][:100] + b"\n" + b"\xff\xfe\n" + b"[]\n"
     (small / "records.jsonl").write_bytes(b"".join([*lines, torn, json.dumps(again).encode() + b"\n", lines[3][:50]]))
     written = read_run(small)
-    assert (len(written.records), written.torn) == (12, 3)
+    assert (len(written.records), written.tally.torn) == (12, 3)
     assert written.records[-1]["seconds"] == 77.0
     assert "could not be read, and are not shown: 3" in text_of(small)
 
