@@ -270,14 +270,14 @@ def power_of_scores(
     wrong_way = float(nct.cdf(-bound, n - 1, shift)) if shift < 4 else 0.0
     return float(nct.sf(bound, n - 1, shift)) + wrong_way
 
-# %% ../nbs/53_paired.ipynb #29336aec
+# %% ../nbs/53_paired.ipynb #4d8cdbba
 POWER = 0.8  # Chance of finding a difference that is there: the usual demand
 DISCORDANCE = 0.2  # Share of items that change between two versions, where nothing is known
 
 
-def _power(n: int, difference: float, discordance: float, spread: float | None) -> float:
+def _power(n: int, difference: float, discordance: float, spread: float | None, error: float) -> float:
     "Of shares, or of scores when their spread is known."
-    return power_of_shares(n, difference, max(discordance, abs(difference)), 1 - LEVEL) if spread is None else power_of_scores(n, difference, spread)
+    return power_of_shares(n, difference, max(discordance, abs(difference)), error) if spread is None else power_of_scores(n, difference, spread, error)
 
 
 def detectable(
@@ -285,14 +285,15 @@ def detectable(
     discordance: float = DISCORDANCE,  # For 0/1 scores: share of items on which two runs disagree
     spread: float | None = None,  # For other scores: standard deviation of the differences
     power: float = POWER,  # Chance of finding it
+    error: float = 1 - LEVEL,  # Of the test, two-sided; divide it by the number of tests that are corrected for
 ) -> float | None:  # In the scores' unit; None when so few items can show nothing at all
     "The smallest true difference that n items would show."
     low, high = 0.0, 1.0 if spread is None else 50.0 * spread
-    if n < 2 or spread == 0 or _power(n, high, discordance, spread) < power:
+    if n < 2 or spread == 0 or _power(n, high, discordance, spread, error) < power:
         return None
     for _ in range(30):
         middle = (low + high) / 2
-        low, high = (low, middle) if _power(n, middle, discordance, spread) >= power else (middle, high)
+        low, high = (low, middle) if _power(n, middle, discordance, spread, error) >= power else (middle, high)
     return high
 
 
@@ -301,16 +302,17 @@ def items_needed(
     discordance: float = DISCORDANCE,  # For 0/1 scores: share of items on which two runs disagree
     spread: float | None = None,  # For other scores: standard deviation of the differences
     power: float = POWER,  # Chance of finding it
+    error: float = 1 - LEVEL,  # Of the test, two-sided; divide it by the number of tests that are corrected for
 ) -> int | None:  # None for a difference of nothing, or one too small for sixteen million items
     "How many items it takes to find a difference."
     if difference == 0 or spread == 0:
         return None
     low, high = 1, 8
-    while high < 2**24 and _power(high, difference, discordance, spread) < power:
+    while high < 2**24 and _power(high, difference, discordance, spread, error) < power:
         low, high = high, 2 * high
     if high >= 2**24:
         return None
     while high - low > max(1, low // 200):
         middle = (low + high) // 2
-        low, high = (low, middle) if _power(middle, difference, discordance, spread) >= power else (middle, high)
+        low, high = (low, middle) if _power(middle, difference, discordance, spread, error) >= power else (middle, high)
     return high
