@@ -5,10 +5,12 @@
 # %% ../nbs/26_embedders.ipynb #7c00839e
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import os
 import sqlite3
+import struct
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -16,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .core import ConfigurationError, DataError, Embedder, need, unknown
+from .core import ConfigurationError, DataError, Embedder, Reranker, need, to_json, unknown
 from .settings import Settings, load_settings
 from .store import digest
 from .weights import CATALOGUE, ensure, sha256
@@ -25,7 +27,7 @@ log = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'read_tokenizer', 'clean', 'Network', 'OnnxEmbedder', 'Vectors', 'CachedEmbedder', 'cached_embedder',
-           'OnnxReranker', 'embedder', 'reranker']
+           'OnnxReranker', 'CachedReranker', 'cached_reranker', 'embedder', 'reranker']
 
 # %% ../nbs/26_embedders.ipynb #181de889
 _SPECIAL = {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]", "mask_token": "[MASK]"}
@@ -235,6 +237,44 @@ class OnnxReranker:
         "How well each text answers the query, whatever the other texts are."
         return [float(row[0]) for row in self._network([(query, text) for text in texts])]
 
+# %% ../nbs/26_embedders.ipynb #2088e642
+@dataclass(frozen=True)
+class CachedReranker:
+    "A re-ranker that computes each pair once."
+
+    reranker: Reranker  # Asked for what is not known yet
+    vectors: Vectors  # What is known
+
+    @property
+    def name(self) -> str:
+        "The name of the re-ranker inside."
+        return self.reranker.name
+
+    @property
+    def digest(self) -> str:
+        "The digest of the re-ranker inside."
+        return self.reranker.digest
+
+    def __call__(self, query: str, texts: Sequence[str]) -> list[float]:
+        "One number a text, remembered or computed; raises `DataError` when the file is damaged."
+        keys = [hashlib.sha256(to_json([clean(query), clean(text)])).digest() for text in texts]
+        found = self.vectors.get(self.digest, list(set(keys)))
+        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in found}
+        if missing:
+            new = {key: struct.pack("<d", score) for key, score in zip(missing, self.reranker(query, list(missing.values())), strict=True)}
+            self.vectors.put(self.digest, new)
+            found.update(new)
+        return [float(struct.unpack("<d", found[key])[0]) for key in keys]
+
+
+def cached_reranker(
+    reranker: Reranker,  # Asked for what is not known yet
+    path: Path,  # SQLite file, e.g. the one of the vectors; made when missing, shared by any number of processes
+) -> Reranker:  # Used like any other re-ranker
+    "The same re-ranker, computing each pair once."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return CachedReranker(reranker, Vectors(path))
+
 # %% ../nbs/26_embedders.ipynb #8c60c964
 def _directory(name: str, kind: str, settings: Settings) -> Path:
     "Where the weights of a network are, after making sure that it can be run."
@@ -246,6 +286,21 @@ def _directory(name: str, kind: str, settings: Settings) -> Path:
     return ensure(name, settings.weights)
 
 
+def _version(directory: Path) -> tuple[int, ...]:
+    "Changes with the files of a network, and in every process: a session is not taken through a fork."
+    return (os.getpid(), *((directory / name).stat().st_mtime_ns for name in ("model.onnx", "tokenizer.json")))
+
+
+@functools.lru_cache(maxsize=4)
+def _embedder(directory: Path, name: str, threads: int, prefix: str, version: tuple[int, ...]) -> OnnxEmbedder:
+    return OnnxEmbedder(directory, name, threads, prefix=prefix)
+
+
+@functools.lru_cache(maxsize=2)
+def _reranker(directory: Path, name: str, threads: int, version: tuple[int, ...]) -> OnnxReranker:
+    return OnnxReranker(directory, name, threads)
+
+# %% ../nbs/26_embedders.ipynb #c8fb57dd
 def embedder(
     name: str = "bge-small-en-v1.5",  # Of the catalogue
     settings: Settings | None = None,  # Where weights are and how many threads; default: the nearest settings.ini
@@ -253,7 +308,8 @@ def embedder(
 ) -> OnnxEmbedder:
     "An embedder by name; its weights are pulled when missing. Raises `ConfigurationError`, `WeightsError`, `MissingExtra`."
     settings = settings or load_settings()
-    return OnnxEmbedder(_directory(name, "embedder", settings), name, settings.threads, prefix=prefix)
+    directory = _directory(name, "embedder", settings)
+    return _embedder(directory, name, settings.threads, prefix, _version(directory))
 
 
 def reranker(
@@ -262,4 +318,5 @@ def reranker(
 ) -> OnnxReranker:
     "A re-ranker by name; its weights are pulled when missing. Raises `ConfigurationError`, `WeightsError`, `MissingExtra`."
     settings = settings or load_settings()
-    return OnnxReranker(_directory(name, "re-ranker", settings), name, settings.threads)
+    directory = _directory(name, "re-ranker", settings)
+    return _reranker(directory, name, settings.threads, _version(directory))

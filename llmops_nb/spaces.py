@@ -5,14 +5,27 @@
 # %% ../nbs/61_spaces.ipynb #23f283e9
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import itertools
+import math
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+from .app import App, in_effect, load_parts, override, read_definition, settable
 from .budgets import Limits
+from .core import ConfigurationError, build, need, to_json, unknown
+from .datasets import GoldenSet, load_golden, select
+from .metrics import KINDS, OTHER
+from .models import EchoModel
+from .providers import known_models
+from .runs import RESERVED, parameters_of, read_values
+from .settings import Settings
 
 # %% auto #0
-__all__ = ['Plan', 'Cell']
+__all__ = ['SAMPLERS', 'Plan', 'Cell', 'load_plan', 'complete', 'given_to_notebook', 'given_to_app', 'items_of', 'as_it_is',
+           'Range', 'axis', 'combinations', 'skipped', 'label', 'cells_of', 'new_cell', 'corners', 'propose']
 
 # %% ../nbs/61_spaces.ipynb #0cbdef23
 @dataclass(frozen=True)
@@ -50,3 +63,340 @@ class Cell:
     baseline: bool = False  # The app as it is: what all others are compared with
     score: float | None = None  # Mean of the objective over items and repeats, once there is one
     note: str = ""  # Why it failed, was dropped or stopped
+
+# %% ../nbs/61_spaces.ipynb #5de06f5a
+def load_plan(
+    path: Path,  # A YAML file
+) -> Plan:  # With absolute paths
+    "The plan in a file; raises `ConfigurationError` for what is no plan."
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        known = sorted(p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
+        raise ConfigurationError(unknown("plan", path.name, known)) from None
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{path.name} is not YAML: {' '.join(str(error).split())}") from error
+    if isinstance(values, dict) and "budget" in values:
+        build(Limits, values["budget"], f"{path.name}, budget")
+    plan = build(Plan, values, path.name)
+    placed: dict[str, Any] = {name: str((path.parent / text).resolve()) for name in ("notebook", "app", "golden") if (text := getattr(plan, name))}
+    return replace(plan, name=plan.name or path.stem, **placed)
+
+# %% ../nbs/61_spaces.ipynb #53e87cde
+def complete(
+    plan: Plan,  # As written
+    settings: Settings,  # Relative to whose directory paths become
+) -> Plan:
+    "A plan that names its notebook, app and golden set; raises `ConfigurationError` when one cannot be found."
+    if not plan.notebook and not plan.app:
+        raise ConfigurationError("A plan names a notebook to run or an app to evaluate, and this one neither. Example: notebook: eval.ipynb")
+    notebook = _below(plan.notebook, settings)
+    app = _below(plan.app, settings) if plan.app else Path(notebook).parent.as_posix()
+    golden = _below(plan.golden, settings)
+    if not golden:
+        found = sorted((settings.root / app / "golden").glob("*.jsonl"))
+        if len(found) != 1:
+            raise ConfigurationError(f"There are {len(found)} golden sets in {app}/golden. Name the one to use in the plan, e.g. golden: golden/pydocs.jsonl")
+        golden = _below(str(found[0]), settings)
+    return replace(plan, notebook=notebook, app=app, golden=golden, name=plan.name or Path(app).name)
+
+
+def _below(path: str, settings: Settings) -> str:
+    "A path relative to the settings' directory, where it lies in there."
+    full = (settings.root / path).resolve()
+    return "" if not path else full.relative_to(settings.root).as_posix() if full.is_relative_to(settings.root) else full.as_posix()
+
+# %% ../nbs/61_spaces.ipynb #53ca5992
+def given_to_notebook(
+    plan: Plan,  # Completed
+    values: Mapping[str, Any],  # Of a cell
+    repeat: int,  # Its number
+    settings: Settings,  # Where the notebook is
+) -> dict[str, Any]:  # Values of the notebook's parameters
+    "What one run of a cell sets; raises `ConfigurationError` for a name or a kind of value that the notebook lacks."
+    parameters = parameters_of(settings.root / plan.notebook)
+    names = {p.name for p in parameters} - {RESERVED}
+    wanted = {**plan.fixed, **values, **({"repeat": repeat} if repeat else {})}
+    passed = {name: value for name, value in wanted.items() if name not in names and name in settable() and "overrides" in names}
+    own = {name: value for name, value in wanted.items() if name not in passed}
+    for name in own:
+        if name not in names:
+            here = f" The app has it: add a line `{name}: {settable()[name]} | None = None` to the notebook's parameters and pass it to load_app." if name in settable() else ""
+            raise ConfigurationError(f"{unknown('parameter of ' + Path(plan.notebook).name, name, names)}{here}")
+    if passed:
+        own["overrides"] = {**wanted.get("overrides", {}), **passed}
+    return read_values(parameters, own)
+
+
+def given_to_app(
+    plan: Plan,  # Completed
+    values: Mapping[str, Any],  # Of a cell
+    repeat: int = 0,  # Its number
+) -> dict[str, Any]:  # Settings of the app
+    "What one run of a cell changes about the app."
+    wanted = {**plan.fixed, **values}
+    found = {name: value for name, value in {**wanted, **wanted.get("overrides", {})}.items() if name in settable() and value is not None}
+    return found | ({"repeat": repeat} if repeat else {})
+
+# %% ../nbs/61_spaces.ipynb #4723ad12
+def items_of(
+    plan: Plan,  # Completed
+    values: Mapping[str, Any],  # Of a cell
+    settings: Settings,  # Where the golden set is
+) -> GoldenSet:
+    "The items that a cell is asked; raises `ConfigurationError` when some of them are of the test split."
+    wanted = {"split": "dev", "slice": "", "limit": 0, **_defaults(plan, settings), **plan.fixed, **values}
+    golden = select(load_golden(settings.root / plan.golden), split=wanted["split"], slice=wanted["slice"], limit=wanted["limit"])
+    if any(item.split == "test" for item in golden):
+        raise ConfigurationError(f"A sweep chooses among variants, so it may not see the test split: split={wanted['split']!r} would. Set split: dev, and keep the test split for the last word.")
+    if not len(golden):
+        raise ConfigurationError(f"No item of {Path(plan.golden).name} is selected by split={wanted['split']!r}, slice={wanted['slice']!r}.")
+    return golden
+
+
+def _defaults(plan: Plan, settings: Settings) -> dict[str, Any]:
+    "What the notebook's parameters are when nobody sets them."
+    import ast
+
+    return {p.name: ast.literal_eval(p.default) for p in parameters_of(settings.root / plan.notebook)} if plan.notebook else {}
+
+
+def as_it_is(
+    plan: Plan,  # Completed
+    settings: Settings,  # Where the app is
+) -> dict[str, Any]:
+    "Every parameter's value when a cell sets nothing: the notebook's, the app's, and what is fixed for all cells."
+    definition, prompt, _ = load_parts(settings.root / plan.app, **given_to_app(plan, {}))
+    found = in_effect(App(definition, prompt, EchoModel()))
+    found["model"] = definition.model.alias or settings.model
+    notebook = {name: value for name, value in _defaults(plan, settings).items() if name not in found or value is not None}
+    return {**found, **notebook, **{name: value for name, value in plan.fixed.items() if value is not None}}
+
+# %% ../nbs/61_spaces.ipynb #b9b6edd6
+@dataclass(frozen=True)
+class Range:
+    "Numbers between two ends."
+
+    low: float  # The smallest
+    high: float  # The largest
+    step: float | None = None  # Distance between two values; None for any number in between
+    log: bool = False  # Draw orders of magnitude evenly instead of numbers
+
+    def values(self) -> list[float]:
+        "The values of a range with a step."
+        step = self.step or 1.0
+        return [_number(self.low + n * step) for n in range(int((self.high - self.low) / step + 1e-9) + 1)]
+
+    def draw(self, chance: random.Random) -> float:
+        "One value, by chance."
+        if self.step:
+            return chance.choice(self.values())
+        if self.log:
+            return math.exp(chance.uniform(math.log(self.low), math.log(self.high)))
+        return chance.uniform(self.low, self.high)
+
+
+def _number(value: float) -> float:
+    "A whole number as int, another one without the dust of its last digits."
+    return int(value) if float(value).is_integer() else float(f"{value:.12g}")
+
+
+def axis(
+    name: str,  # Of a parameter
+    values: Any,  # As written in the plan
+) -> list[Any] | Range:
+    "The values of one parameter, read and checked; raises `ConfigurationError`."
+    if isinstance(values, Mapping) and {"low", "high"} <= set(values):
+        found = build(Range, values, f"vary, {name}")
+        if found.low > found.high or (found.log and found.low <= 0) or (found.step is not None and found.step <= 0):
+            raise ConfigurationError(f"vary, {name}: a range goes up from low to high, with a step above 0, and a logarithmic one begins above 0. This one is {values}.")
+        return found
+    if not isinstance(values, (list, tuple)) or not values:
+        raise ConfigurationError(f"vary, {name}: write the values as a list with at least one, e.g. [2, 4, 8], or as a range, e.g. {{low: 0, high: 1}}. Found: {values!r}.")
+    twice = next((v for n, v in enumerate(values) if any(_same(v, w) for w in values[:n])), None)
+    if twice is not None:
+        raise ConfigurationError(f"vary, {name}: {twice!r} stands there twice, and both cells would be one.")
+    return list(values)
+
+
+def _same(one: Any, other: Any) -> bool:
+    "Whether two values are one; 4 and 4.0 are."
+    return bool(one == other) or to_json(one) == to_json(other)
+
+# %% ../nbs/61_spaces.ipynb #77a4ea4b
+SAMPLERS = ("grid", "random", "list", "optuna")
+_MOST = 10_000  # Cells
+
+
+def combinations(
+    plan: Plan,  # What to vary
+    usual: Mapping[str, Any],  # What every parameter is when a cell does not set it
+) -> list[dict[str, Any]]:  # The values of each cell; none for "optuna", which decides while it goes
+    "The combinations that a plan stands for; raises `ConfigurationError` for an empty, endless or doubled choice."
+    if plan.sampler not in SAMPLERS:
+        raise ConfigurationError(unknown("sampler", plan.sampler, SAMPLERS))
+    if plan.sampler == "list":
+        found = [dict(values) for values in plan.cells]
+    else:
+        axes = {name: axis(name, values) for name, values in plan.vary.items()}
+        if not axes:
+            raise ConfigurationError("The plan varies nothing. Name a parameter and its values, e.g. vary: {top_k: [2, 4, 8]}")
+        found = [] if plan.sampler == "optuna" else list(_grid(axes)) if plan.sampler == "grid" else list(_random(axes, plan, usual))
+    kept = [values for values in found if not skipped(plan, {**usual, **values})]
+    if not kept and plan.sampler != "optuna":
+        raise ConfigurationError("The plan has no cell: its list is empty, or `skip` leaves out every combination.")
+    for n, values in enumerate(kept):
+        if any({**usual, **values} == {**usual, **other} for other in kept[:n]):
+            raise ConfigurationError(f"The cell {label(values)} stands in the plan twice. Repeats of a cell are asked for with `repeats`.")
+    return kept
+
+# %% ../nbs/61_spaces.ipynb #56daa5f4
+def _grid(axes: Mapping[str, list[Any] | Range]) -> Iterator[dict[str, Any]]:
+    "Every combination; the last parameter changes first."
+    endless = [name for name, values in axes.items() if isinstance(values, Range) and values.step is None]
+    if endless:
+        raise ConfigurationError(f"A grid needs a step for the range of {endless[0]}. Add one, or let the sampler be random or optuna.")
+    choices = [values.values() if isinstance(values, Range) else values for values in axes.values()]
+    size = math.prod(map(len, choices))
+    if size > _MOST:
+        raise ConfigurationError(f"The grid has {size} cells, and {_MOST} is the most. Vary less, or let the sampler be random with a number of trials.")
+    yield from (dict(zip(axes, values, strict=True)) for values in itertools.product(*choices))
+
+
+def _random(axes: Mapping[str, list[Any] | Range], plan: Plan, usual: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    "Different combinations by chance, as many as there are trials, or all there are."
+    chance, seen, misses = random.Random(plan.seed), set[bytes](), 0
+    while len(seen) < plan.trials and misses < 1000:
+        values = {name: choice.draw(chance) if isinstance(choice, Range) else chance.choice(choice) for name, choice in axes.items()}
+        if to_json(values) in seen or skipped(plan, {**usual, **values}):
+            misses += 1
+            continue
+        seen.add(to_json(values))
+        yield values
+
+# %% ../nbs/61_spaces.ipynb #c5df75ee
+def skipped(
+    plan: Plan,  # With expressions
+    values: Mapping[str, Any],  # Every parameter's value in a cell
+) -> bool:
+    "Whether a combination is to be left out; raises `ConfigurationError` for an expression that cannot be read."
+    from jinja2 import StrictUndefined, TemplateError
+    from jinja2.sandbox import SandboxedEnvironment
+
+    for expression in plan.skip:
+        try:
+            compiled = SandboxedEnvironment(undefined=StrictUndefined).compile_expression(expression, undefined_to_none=False)
+            found = compiled(**values)
+            if bool(found):
+                return True
+        except (TemplateError, TypeError) as error:
+            raise ConfigurationError(f"skip: {expression!r} cannot be evaluated: {error}. It is an expression over parameters, e.g. shots == 0 and shot_choice == 'nearest'") from error
+    return False
+
+
+def label(
+    values: Mapping[str, Any],  # Of a cell
+) -> str:
+    "A cell in words."
+    shown = {name: f"{value:.3g}" if isinstance(value, float) else Path(value).stem if name == "prompt" and isinstance(value, str) else str(value) for name, value in values.items()}
+    return ", ".join(f"{name}={value}" for name, value in shown.items()) or "as it is"
+
+# %% ../nbs/61_spaces.ipynb #e7df99be
+def cells_of(
+    plan: Plan,  # Completed
+    settings: Settings,  # Where app, notebook and golden set are
+) -> tuple[Cell, ...]:
+    "The cells of a plan, the baseline first, every name and value in them checked; raises `ConfigurationError` or `DataError`."
+    if plan.repeats < 1 or plan.trials < 1 or plan.workers < 0 or not 0 <= plan.racing < 1:
+        raise ConfigurationError("A plan needs repeats and trials of 1 or more, workers of 0 or more, and racing as a chance between 0 and 1, e.g. 0.05.")
+    _check(plan, {}, settings)
+    usual = as_it_is(plan, settings)
+    found = combinations(plan, usual)
+    for values in [*found, *corners(plan)]:
+        _check(plan, values, settings)
+    first = next((values for values in found if all(_same(value, usual.get(name)) or value is None for name, value in values.items())), None)
+    ordered = [first or {}, *(values for values in found if values is not first)]
+    return tuple(new_cell(n, values, baseline=n == 0) for n, values in enumerate(ordered))
+
+
+def new_cell(
+    number: int,  # Its place in the sweep
+    values: Mapping[str, Any],  # What it sets
+    baseline: bool = False,  # Whether it is the app as it is
+) -> Cell:
+    "A cell that waits."
+    return Cell(f"c{number:02}", dict(values), label(values) if values else "as it is", baseline=baseline)
+
+
+def corners(
+    plan: Plan,  # Of any sampler
+) -> list[dict[str, Any]]:
+    "One parameter at a time at each of its values, or at the ends of its range: what a sampler could come up with."
+    axes = {name: axis(name, values) for name, values in plan.vary.items()}
+    return [{name: value} for name, found in axes.items() for value in ([found.low, found.high] if isinstance(found, Range) else found)]
+
+# %% ../nbs/61_spaces.ipynb #72371b9d
+def _check(plan: Plan, values: Mapping[str, Any], settings: Settings) -> None:
+    "Raise `ConfigurationError` or `DataError` for a cell that could not run."
+    known = {*settable(), *_defaults(plan, settings), "split", "slice", "limit"} - {RESERVED}
+    for name in {**plan.fixed, **values}:
+        if name not in known:
+            raise ConfigurationError(unknown("parameter of the app or its notebook", name, known))
+        if name == "repeat":
+            raise ConfigurationError("`repeat` numbers the repeats of a cell; ask for them with `repeats`.")
+    if plan.notebook:
+        given_to_notebook(plan, values, plan.repeats - 1, settings)
+    given = given_to_app(plan, values)
+    if given.get("model") and not str(given["model"]).startswith("litellm/") and given["model"] not in known_models(settings):
+        raise ConfigurationError(unknown("model alias", str(given["model"]), known_models(settings)))
+    override(read_definition(settings.root / plan.app / "app.yaml"), given)
+    if not values or {"prompt", "fewshots", "shots", "shot_choice", "variables"} & set(values):
+        load_parts(settings.root / plan.app, **given)
+    if not values or {"split", "slice", "limit"} & set(values):
+        items_of(plan, values, settings)
+
+# %% ../nbs/61_spaces.ipynb #2c5a55f8
+def propose(
+    plan: Plan,  # With the sampler "optuna"
+    cells: Sequence[Cell],  # So far
+    usual: Mapping[str, Any],  # What every parameter is when a cell does not set it
+) -> dict[str, Any] | None:  # None when there is nothing new to try
+    "The next cell's values, learned from the scores of finished ones; raises `MissingExtra` without Optuna."
+    optuna = need("optuna", "optuna")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    axes = {name: axis(name, values) for name, values in plan.vary.items()}
+    space = {name: _distribution(optuna, found) for name, found in axes.items()}
+    tried = [c for c in cells if set(space) <= set({**usual, **c.values})]
+    better = "maximize" if KINDS.get(plan.objective, OTHER).better == "higher" else "minimize"
+    sampler = optuna.samplers.TPESampler(seed=plan.seed * 100_003 + len(cells), n_startup_trials=max(4, 2 * len(space)), constant_liar=True)
+    study = optuna.create_study(direction=better, sampler=sampler)
+    for cell in tried:
+        _remember(optuna, study, axes, space, {**usual, **cell.values}, cell)
+    for _ in range(200):
+        trial = study.ask(space)
+        values = {name: found[trial.params[name]] if isinstance(found, list) else _number(trial.params[name]) for name, found in axes.items()}
+        if not skipped(plan, {**usual, **values}) and not any(to_json({**usual, **c.values}) == to_json({**usual, **values}) for c in cells):
+            return values
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+    return None
+
+
+def _distribution(optuna: Any, found: list[Any] | Range) -> Any:
+    "What Optuna draws from: the number of a choice, or a number of a range."
+    if isinstance(found, list):
+        return optuna.distributions.CategoricalDistribution(range(len(found)))
+    whole = found.step is not None and all(float(x).is_integer() for x in (found.low, found.high, found.step))
+    if whole:
+        return optuna.distributions.IntDistribution(int(found.low), int(found.high), step=int(found.step or 1))
+    return optuna.distributions.FloatDistribution(found.low, found.high, step=found.step, log=found.log)
+
+
+def _remember(optuna: Any, study: Any, axes: Mapping[str, Any], space: Mapping[str, Any], values: Mapping[str, Any], cell: Cell) -> None:
+    "Tell Optuna of a cell; one that lies outside of the space teaches nothing."
+    params = {name: next((n for n, v in enumerate(found) if _same(v, values[name])), None) if isinstance(found, list) else values[name] for name, found in axes.items()}
+    if any(value is None or not space[name]._contains(space[name].to_internal_repr(value)) for name, value in params.items()):
+        return
+    state = optuna.trial.TrialState.COMPLETE if cell.score is not None else optuna.trial.TrialState.FAIL if cell.status in ("failed", "stopped") else optuna.trial.TrialState.RUNNING
+    study.add_trial(optuna.trial.create_trial(params=params, distributions=dict(space), value=cell.score, state=state))
