@@ -18,7 +18,7 @@ from . import trace
 from .chunks import in_context
 from .core import Answer, Citation, ConfigurationError, Finding, Guard, Message, Model, Passage, Retriever, build, check_options, to_json, unknown
 from .documents import Corpus, load_corpus
-from .embedders import cached_embedder, embedder, reranker
+from .embedders import cached_embedder, cached_reranker, embedder, reranker
 from .fewshots import CHOICES, Example, ExampleSet, chooser, load_examples
 from .index import build_index
 from .models import Wrapped
@@ -370,7 +370,7 @@ def open_retriever(
             bar.update(done - bar.n)
 
         index = build_index(corpus, retrieval.recipe, vectors, settings.state, shown)
-    ranker = reranker(retrieval.rerank, settings) if retrieval.rerank else None
+    ranker = cached_reranker(reranker(retrieval.rerank, settings), settings.state / "vectors.sqlite") if retrieval.rerank else None
     recipe = digest([index.digest, ranker.digest]) if ranker else index.digest
     return build_retriever(retrieval, index, vectors, ranker), recipe
 
