@@ -234,6 +234,7 @@ class Item:
     split: str = "dev"  # "dev" for tuning, "test" for the last word
     origin: str = "author"  # Who brought it in: "author", "traffic", …
     note: str = ""  # For reviewers
+    review: str = "accepted"  # "draft" until a person has looked at it, then "accepted" or "rejected"
 
 
 @dataclass(frozen=True)

@@ -7,20 +7,24 @@ from __future__ import annotations
 
 import html
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from .core import DataError, Item, build, unknown
+from .core import DataError, Item, build, to_json, unknown
 from .store import digest, short, write_atomic
 
 # %% auto #0
-__all__ = ['GoldenSet', 'parse_golden', 'load_golden', 'save_golden', 'select']
+__all__ = ['SPLITS', 'REVIEWS', 'GoldenSet', 'parse_golden', 'check_item', 'load_golden', 'save_golden', 'select', 'reviewed']
 
 # %% ../nbs/12_datasets.ipynb #fafcd464
+SPLITS = ("dev", "test")  # For tuning, and for the last word
+REVIEWS = ("rejected", "draft", "accepted")  # From the least to the most that a person has said
+
+
 @dataclass(frozen=True)
 class GoldenSet:
     "Questions with what is needed to judge their answers."
@@ -32,7 +36,12 @@ class GoldenSet:
     @property
     def digest(self) -> str:
         "The version: the hash of the items and their order."
-        return digest(self.items)
+        return digest(self.content)
+
+    @property
+    def content(self) -> bytes:
+        "What the version stands for, to be kept by a run: the items as JSON, without what is at its default."
+        return to_json([_said(item) for item in self.items])
 
     def __len__(self) -> int:
         return len(self.items)
@@ -51,13 +60,33 @@ class GoldenSet:
         "A DataFrame with one row an item."
         import pandas as pd
 
-        return pd.DataFrame([msgspec.to_builtins(item) for item in self.items])
+        return pd.DataFrame([{f.name: msgspec.to_builtins(getattr(item, f.name)) for f in fields(Item)} for item in self.items])
 
     def _repr_html_(self) -> str:
-        counts = Counter(name for item in self.items for name in item.slices)
-        rows = "".join(f"<tr><td>{html.escape(name)}</td><td>{n}</td></tr>" for name, n in counts.most_common())
-        head = f"<b>{html.escape(self.name)}</b>: {len(self)} items ({html.escape(self.selection)}) <code>{short(self.digest)}</code>"
-        return f"<p>{head}</p><table><tr><th>slice</th><th>items</th></tr>{rows}</table>"
+        return _card(self)
+
+
+def _said(item: Item) -> dict[str, Any]:
+    "What an item says beyond its defaults: an item is the same whether a default stands in its line or not."
+    default = Item(item.id, item.question)
+    values = {f.name: getattr(item, f.name) for f in fields(Item)}
+    return {name: msgspec.to_builtins(value) for name, value in values.items() if name in ("id", "question") or value != getattr(default, name)}
+
+# %% ../nbs/12_datasets.ipynb #66c57bf7
+def _card(golden: GoldenSet) -> str:
+    "A golden set as a table for a notebook."
+    counts = Counter(name for item in golden for name in item.slices)
+    parts = {"all": list(golden)} | {name: [i for i in golden if name in i.slices] for name, _ in counts.most_common()}
+    rows = "".join(
+        f"<tr><td>{html.escape(name)}</td><td>{len(part)}</td><td>{sum(i.split == 'dev' for i in part)}</td><td>{sum(i.split == 'test' for i in part)}</td></tr>"
+        for name, part in parts.items()
+    )
+    head = f"<b>{html.escape(golden.name)}</b>: {len(golden)} items ({html.escape(golden.selection)}) <code>{short(golden.digest)}</code>"
+    kinds = []
+    for what in ("origin", "review"):
+        common = Counter(getattr(item, what) for item in golden).most_common()
+        kinds.append(f"{what}: " + ", ".join(f"{html.escape(name)} {n}" for name, n in common))
+    return f"<p>{head}<br><small>{'; '.join(kinds)}</small></p><table><tr><th>slice</th><th>items</th><th>dev</th><th>test</th></tr>{rows}</table>"
 
 # %% ../nbs/12_datasets.ipynb #5068e3c9
 def parse_golden(
@@ -68,12 +97,12 @@ def parse_golden(
     items: list[Item] = []
     problems: list[str] = []
     seen: dict[str, int] = {}
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
             item = build(Item, msgspec.json.decode(line), f"{name}:{number}", DataError)
-            _sensible(item, f"{name}:{number}")
+            check_item(item, f"{name}:{number}")
         except (msgspec.DecodeError, DataError) as error:
             problems.append(str(error) if isinstance(error, DataError) else f"{name}:{number}: not JSON: {error}")
             continue
@@ -88,13 +117,18 @@ def parse_golden(
         raise DataError(f"{name} holds no items. A golden set needs at least one line of JSON with an id and a question.")
     return GoldenSet(name, tuple(items))
 
-
-def _sensible(item: Item, where: str) -> None:
-    "Refuse an item that no answer could be judged by."
+# %% ../nbs/12_datasets.ipynb #25bae42b
+def check_item(
+    item: Item,  # As somebody wrote it
+    where: str,  # The file and line, for the error
+) -> None:
+    "Refuse an item that no answer could be judged by; raises `DataError`."
     if not item.id.strip() or not item.question.strip():
         raise DataError(f"{where}: an item needs an id and a question.")
     if item.split not in ("dev", "test"):
-        raise DataError(f"{where}: {unknown('split', item.split, ['dev', 'test'])}")
+        raise DataError(f"{where}: {unknown('split', item.split, SPLITS)}")
+    if item.review not in REVIEWS:
+        raise DataError(f"{where}: {unknown('review state', item.review, REVIEWS)}")
     if any(not group or not all(w.strip() for w in group) for group in item.facts):
         raise DataError(f"{where}: every fact needs at least one wording, and no wording may be empty.")
     if not item.answerable and (item.facts or item.evidence):
@@ -120,12 +154,7 @@ def save_golden(
     path: Path,  # The file to replace
 ) -> None:
     "Write a golden set, one item a line, leaving out what is at its default."
-    lines = []
-    for item in golden.items:
-        plain = msgspec.to_builtins(item)
-        default = msgspec.to_builtins(Item(item.id, item.question))
-        lines.append(msgspec.json.encode({k: v for k, v in plain.items() if k in ("id", "question") or v != default[k]}))
-    write_atomic(path, b"\n".join(lines) + b"\n")
+    write_atomic(path, b"".join(msgspec.json.encode(_said(item)) + b"\n" for item in golden.items))
 
 # %% ../nbs/12_datasets.ipynb #9dd9c7b2
 def select(
@@ -133,15 +162,36 @@ def select(
     split: str = "",  # "dev" or "test"; all when empty
     slice: str = "",  # Only items of this slice; all when empty
     limit: int = 0,  # At most so many items, spread evenly over the set; all when 0
+    review: str = "draft",  # The least a person must have said: "draft" leaves out what was rejected, "accepted" drafts too, "rejected" nothing
 ) -> GoldenSet:
     "The part of a golden set that a run wants; raises `DataError` when nothing is left."
-    chosen = [i for i in golden.items if (not split or i.split == split) and (not slice or slice in i.slices)]
+    if review not in REVIEWS:
+        raise DataError(unknown("review state", review, REVIEWS))
+    fits = [i for i in golden.items if (not split or i.split == split) and (not slice or slice in i.slices)]
+    chosen = [i for i in fits if REVIEWS.index(i.review) >= REVIEWS.index(review)]
     if not chosen:
         splits = sorted({i.split for i in golden.items})
         slices = sorted({s for i in golden.items for s in i.slices})
-        raise DataError(f"No item of {golden.name} is left with split={split!r}, slice={slice!r}. Splits: {splits}; slices: {slices}.")
+        unfit = f" {len(fits)} of them are not reviewed as {review!r} or better." if fits else ""
+        raise DataError(f"No item of {golden.name} is left with split={split!r}, slice={slice!r}.{unfit} Splits: {splits}; slices: {slices}.")
     words = [w for w in (split and f"split {split}", slice and f"slice {slice}") if w]
+    if left := len(fits) - len(chosen):
+        words.append(f"without {left} {'rejected' if review == 'draft' else 'not accepted'}")
     if 0 < limit < len(chosen):
         words.append(f"{limit} of {len(chosen)}")
         chosen = [chosen[int(place * len(chosen) / limit)] for place in range(limit)]
+    if drafts := sum(i.review == "draft" for i in chosen):
+        words.append(f"{drafts} of them drafts")
     return GoldenSet(golden.name, tuple(chosen), ", ".join(words) or golden.selection)
+
+# %% ../nbs/12_datasets.ipynb #d47ada9b
+def reviewed(
+    golden: GoldenSet,  # Items to look through
+    said: Mapping[str, str],  # "accepted", "rejected" or "draft" by id of an item
+) -> GoldenSet:
+    "The set with what a person said of some of its items; raises `DataError` for an id it lacks."
+    for item_id, state in said.items():
+        golden[item_id]
+        if state not in REVIEWS:
+            raise DataError(unknown("review state", state, REVIEWS))
+    return replace(golden, items=tuple(replace(i, review=said.get(i.id, i.review)) for i in golden.items))
