@@ -378,7 +378,7 @@ def evaluate(
     workers = min(settings.concurrency, 2 * int(model.get("parallel", settings.concurrency)))
     with only_writer(place):
         info = begin(place, info)
-        for text in (*(made_of.contents if made_of else ()), to_json(golden.items)):
+        for text in (*(made_of.contents if made_of else ()), golden.content):
             Objects(settings.state / "objects").put(text)
         bar = not info.notebook if progress is None else progress
         with spending(Budget(place / info.budget)) if info.budget else contextlib.nullcontext():
