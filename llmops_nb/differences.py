@@ -98,7 +98,15 @@ def word_diff(
     after: str,  # The newer text
 ) -> tuple[Piece, ...]:  # In reading order; a removed piece stands before the added one that replaces it
     "What was kept, removed and added; without the added pieces they are the older text, without the removed ones the newer."
-    return tuple(Piece(kind, text) for triple in _folded(_compared(before, after)) for kind, text in zip(("same", "removed", "added"), triple, strict=True) if text)
+    triples = [_shared_blank(*triple) for triple in _folded(_compared(before, after))]
+    return tuple(Piece(kind, text) for triple in triples for kind, text in zip(("same", "removed", "added"), triple, strict=True) if text)
+
+
+def _shared_blank(same: str, removed: str, added: str) -> tuple[str, str, str]:
+    "The white space that both changes begin with belongs to what is the same."
+    blanks = [text[: len(text) - len(text.lstrip())] for text in (removed, added)]
+    blank = blanks[0] if blanks[0] == blanks[1] and removed.strip() and added.strip() else ""
+    return same + blank, removed[len(blank) :], added[len(blank) :]
 
 # %% ../nbs/67_differences.ipynb #944b78c2
 def side(
@@ -113,9 +121,12 @@ def marked(
     pieces: Iterable[Piece],  # Of `word_diff`, or one side of them
 ) -> str:  # HTML; every text in it is escaped
     "The pieces as HTML, with `del` and `ins` around what changed, as screen readers know them."
-    tags = {"removed": "del", "added": "ins"}
-    written = ((tags.get(kind), html.escape(text)) for kind, text in pieces)
-    return "".join(f"<{tag}>{text}</{tag}>" if tag else text for tag, text in written)
+    tags, written = {"removed": "del", "added": "ins"}, []
+    for kind, text in pieces:
+        blank = text[: len(text) - len(text.lstrip())] if text.strip() else ""
+        words, tag = html.escape(text[len(blank) :]), tags.get(kind)
+        written.append(f"{blank}<{tag}>{words}</{tag}>" if tag else html.escape(text))
+    return "".join(written)
 
 # %% ../nbs/67_differences.ipynb #39d64cfa
 def changed_share(

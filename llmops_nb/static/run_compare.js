@@ -6,7 +6,10 @@ function draw(view, tools) {
   const item = body.item;
   const [before, after] = body.runs;
   const marks = { same: "span", removed: "del", added: "ins" };
-  const pieces = (list) => list.map(([kind, text]) => (kind === "same" ? text : h(marks[kind] || "span", {}, text)));
+  const pieces = (list) => list.map(([kind, text]) => { // The blank before a changed word is not what changed
+    const blank = kind === "same" || !text.trim() ? "" : text.slice(0, text.length - text.trimStart().length);
+    return kind === "same" ? text : [blank, h(marks[kind] || "span", {}, text.slice(blank.length))];
+  });
   const chip = (text, tone, more = {}) => h("span", { ...more, class: "chip " + (tone || "") }, text);
   const tones = { broken: "bad", fixed: "good", changed: "unsure", missing: "unsure" };
   const at = (name) => tools.root.querySelector(`[data-keep="${name}"]`);
@@ -43,13 +46,17 @@ function draw(view, tools) {
     if (value !== null) box.append(svg("line", { x1: value, x2: value, y1: 2, y2: 12, class: "value" }));
     return box;
   };
-  const counted = Object.entries(body.verdicts.reduce((all, v) => ({ ...all, [v.outcome]: (all[v.outcome] || 0) + 1 }), {})).map(([word, n]) => `${n} ${word}`).join(", ");
   const column = (text, attributes = {}) => h("th", { scope: "col", ...attributes }, text);
-  const table = h("details", { "data-keep": "metrics", class: "rc-metrics", open: !item && body.verdicts.length < 8 }, h("summary", {}, `${body.verdicts.length} ${body.verdicts.length === 1 ? "metric" : "metrics"}: ${counted}`),
-    h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Metrics" }, h("table", {}, h("thead", {}, h("tr", {}, column("Metric"), column("Before", { class: "number" }), column("After", { class: "number" }), column("Difference", { class: "number" }), column("95 % interval"), column("Won / lost", { class: "number", title: "Items on which the later run was better, and worse" }), column("p", { class: "number", title: "Adjusted for the number of metrics" }), column("Verdict"))),
-      h("tbody", {}, body.verdicts.map((row) => h("tr", { title: row.sentence },
-        h("th", { scope: "row" }, row.metric, row.lower ? h("small", { class: "soft" }, " lower is better") : null), h("td", { class: "number" }, row.before), h("td", { class: "number" }, row.after), h("td", { class: "number" }, row.difference),
-        h("td", { class: "rc-drawn" }, strip(row), h("small", { class: "soft" }, row.range || "—")), h("td", { class: "number" }, `${row.won} / ${row.lost}`), h("td", { class: "number" }, row.p), h("td", {}, chip(row.outcome, row.tone))))))));
+  function fold(part, title, content) {
+    const on = body.parts.includes(part);
+    return h("div", { class: "rc-part" }, h("button", { type: "button", class: "rc-fold", "aria-expanded": String(on), "data-keep": "part:" + part, click: () => send("unfold", { part, shown: !on }) }, h("span", { "aria-hidden": "true" }, on ? "▾" : "▸"), title), on ? content() : null);
+  }
+
+  const table = fold("metrics", `${body.verdicts.length} metrics: ${body.outcomes}`, () => h("div", { class: "scroll rc-metrics", tabindex: "0", role: "region", "aria-label": "Metrics" }, h("table", {},
+    h("thead", {}, h("tr", {}, column("Metric"), column("Before", { class: "number" }), column("After", { class: "number" }), column("Difference", { class: "number" }), column("95 % interval"), column("Won / lost", { class: "number", title: "Items on which the later run was better, and worse" }), column("p", { class: "number", title: "Adjusted for the number of metrics" }), column("Verdict"))),
+    h("tbody", {}, body.verdicts.map((row) => h("tr", { title: row.sentence },
+      h("th", { scope: "row" }, row.metric, row.lower ? h("small", { class: "soft" }, " lower is better") : null), h("td", { class: "number" }, row.before), h("td", { class: "number" }, row.after), h("td", { class: "number" }, row.difference),
+      h("td", { class: "rc-drawn" }, h("div", {}, strip(row), h("small", { class: "soft" }, row.range || "—"))), h("td", { class: "number" }, `${row.won} / ${row.lost}`), h("td", { class: "number" }, row.p), h("td", {}, chip(row.outcome, row.tone))))))));
 
   const filters = h("div", { class: "row rc-filters", role: "search", "aria-label": "Filter the items" },
     h("div", { class: "rc-kinds", role: "group", "aria-label": "What happened" }, body.kinds.map((kind, n) => h("button", { type: "button", class: "rc-kind " + (tones[kind.kind] || ""), "aria-pressed": String(kind.on), "aria-keyshortcuts": String(n + 1), title: `Key ${n + 1}`, "data-keep": "kind:" + kind.kind, click: () => toggle(kind.kind) }, kind.word, h("b", {}, kind.count)))),
@@ -74,11 +81,6 @@ function draw(view, tools) {
     const text = item.answers[side];
     return h("section", { class: "rc-answer", "aria-label": `${name}: ${run.id}` }, h("h4", {}, name, h("code", { class: "soft" }, run.id)),
       h("div", { class: "words" }, text.length ? pieces(text) : h("span", { class: "soft" }, took.startsWith("no answer") || took.startsWith("not in") ? took : "(an empty answer)")), h("p", { class: "soft" }, h("small", {}, took)));
-  }
-
-  function fold(part, title, content) {
-    const on = item.parts.includes(part);
-    return h("div", { class: "rc-part" }, h("button", { type: "button", class: "rc-fold", "aria-expanded": String(on), "data-keep": "part:" + part, click: () => send("unfold", { part, shown: !on }) }, h("span", { "aria-hidden": "true" }, on ? "▾" : "▸"), title), on ? content() : null);
   }
 
   function detail() {
