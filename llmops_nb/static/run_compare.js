@@ -11,7 +11,7 @@ function draw(view, tools) {
     return kind === "same" ? text : [blank, h(marks[kind] || "span", {}, text.slice(blank.length))];
   });
   const chip = (text, tone, more = {}) => h("span", { ...more, class: "chip " + (tone || "") }, text);
-  const tones = { broken: "bad", fixed: "good", changed: "unsure", missing: "unsure" };
+  const tones = { broken: "bad", fixed: "good", changed: "unsure", missing: "unsure", reworded: "" };
   const at = (name) => tools.root.querySelector(`[data-keep="${name}"]`);
 
   // Filters: each sends all of them, so that what is shown is what the state says.
@@ -28,11 +28,11 @@ function draw(view, tools) {
   keys(map);
   say(item ? `${item.item}, ${item.word}, ${item.place}` : body.count);
 
+  const run = (side) => h("span", { class: "rc-run" }, h("b", {}, side.label), side.label === side.id ? null : h("code", {}, side.id), h("small", { class: "soft" }, side.about));
   const head = h("header", { class: "rc-head" },
     h("h3", {}, h("bdi", {}, body.app)),
-    h("p", { class: "rc-runs" }, h("span", { class: "rc-run" }, h("code", {}, before.id), h("small", { class: "soft" }, [before.model, before.items].filter(Boolean).join(", "))),
-      h("span", { class: "rc-arrow", "aria-label": "against" }, "→"), h("span", { class: "rc-run" }, h("code", {}, after.id), h("small", { class: "soft" }, [after.model, after.items].filter(Boolean).join(", ")))),
-    h("p", { class: "soft" }, body.differ));
+    h("p", { class: "rc-runs" }, run(before), h("span", { class: "rc-arrow", role: "img", "aria-label": "against" }, "→"), run(after)),
+    body.differs.length ? h("p", { class: "soft" }, "What differs: ", body.differs.join("; ")) : null, body.notes.map((text) => h("p", { class: "soft" }, text)));
 
   const main = body.verdicts[0];
   const verdict = main ? h("section", { class: "rc-verdict " + main.tone, "aria-label": "Verdict" }, h("b", {}, main.outcome), h("p", {}, main.sentence)) : h("p", { class: "soft" }, "Nothing was measured in both runs.");
@@ -64,6 +64,7 @@ function draw(view, tools) {
     h("label", { class: "grow" }, h("span", { class: "llmops-unseen" }, "Search"), h("input", { type: "search", placeholder: "Search questions, answers, ids", value: body.search, "data-keep": "search", autocomplete: "off", spellcheck: "false", input: (event) => { const text = event.target.value; later(() => choose({ search: text }), 350); } })),
     body.marks ? h("button", { type: "button", "aria-pressed": String(body.marked), "data-keep": "marked", click: () => choose({ marked: !body.marked }) }, `marked ${body.marks}`) : null);
 
+  const aside = body.slice && body.aside.length ? h("p", { class: "soft" }, "In this slice: ", body.aside) : null;
   const list = h("div", { class: "rc-list" },
     h("div", { role: "listbox", "aria-label": "Items", class: "rc-items", "data-scroll": "items" }, body.rows.map((row) =>
       h("div", { role: "option", class: "rc-row", "aria-selected": String(item ? row.item === item.item : false), click: () => send("open", { item: row.item }) },
@@ -75,12 +76,12 @@ function draw(view, tools) {
   const opened = tools.root.querySelector(".rc-row[aria-selected=true]");
   if (!opened) requestAnimationFrame(() => { const row = tools.root.querySelector(".rc-row[aria-selected=true]"), box = row && row.parentElement; if (row && (row.offsetTop < box.scrollTop || row.offsetTop + row.offsetHeight > box.scrollTop + box.clientHeight)) box.scrollTop = row.offsetTop - 40; });
   else requestAnimationFrame(() => { const row = tools.root.querySelector(".rc-row[aria-selected=true]"); if (row) row.scrollIntoView({ block: "nearest" }); });
-  return [head, verdict, table, filters, h("div", { class: "rc-split" }, list, item ? detail() : h("p", { class: "soft rc-empty" }, "Choose an item to see both answers."))];
+  return [head, verdict, table, filters, aside, h("div", { class: "rc-split" }, list, item ? detail() : h("p", { class: "soft rc-empty" }, "Choose an item to see both answers."))];
 
   function answer(run, name, side, took) {
     const text = item.answers[side];
-    return h("section", { class: "rc-answer", "aria-label": `${name}: ${run.id}` }, h("h4", {}, name, h("code", { class: "soft" }, run.id)),
-      h("div", { class: "words" }, text.length ? pieces(text) : h("span", { class: "soft" }, took.startsWith("no answer") || took.startsWith("not in") ? took : "(an empty answer)")), h("p", { class: "soft" }, h("small", {}, took)));
+    return h("section", { class: "rc-answer", "aria-label": `${name}: ${run.label}` }, h("h4", {}, name, h("span", { class: "soft" }, run.label)),
+      h("div", { class: "words" }, text.length ? pieces(text) : h("span", { class: "soft" }, took.startsWith("no answer") ? took : "(an empty answer)")), h("p", { class: "soft" }, h("small", {}, took)));
   }
 
   function detail() {
