@@ -248,7 +248,7 @@ class Compared(Widget[CompareState]):
     ):
         sides = [_opened(side, settings) for side in (before, after)]
         self.before, self.after = sides[0][0], sides[1][0]
-        self.comparison: Comparison = compare(*sides, metrics=metrics, margins=margins)
+        self.comparison: Comparison = compare(sides[0], sides[1], metrics, margins)
         self.journals = [run.directory / "records.jsonl" for run in (self.before, self.after)]
         other = reworded(*self.journals)
         self.items = {c.item: replace(c, kind="reworded") if c.kind.startswith("same") and c.item in other else c for c in self.comparison.changes}
