@@ -265,9 +265,11 @@ class Compared(Widget[CompareState]):
         return listed(tuple(self.items.values()), self.state, self.found[1])
 
     def body(self) -> Mapping[str, Any]:
+        "What the script draws."
         return _body(self)
 
     def still(self) -> str:
+        "The state as plain HTML."
         return _still(self)
 
 
