@@ -17,9 +17,10 @@ from typing import Any
 from . import trace
 from .chunks import in_context
 from .core import Answer, Citation, ConfigurationError, Finding, Guard, Message, Model, Passage, Retriever, build, check_options, to_json, unknown
+from .datasets import GoldenSet
 from .documents import Corpus, load_corpus
 from .embedders import cached_embedder, cached_reranker, embedder, reranker
-from .fewshots import CHOICES, Example, ExampleSet, chooser, load_examples
+from .fewshots import CHOICES, Example, ExampleSet, chooser, load_examples, refuse_leaks
 from .index import build_index
 from .models import Wrapped
 from .prompts import Prompt, load_prompt, read_response
@@ -181,6 +182,11 @@ class App:
     def digest(self) -> str:
         "The version: changes with anything that could change an answer."
         return self.provenance.digests["app"]
+
+    def check(self, golden: GoldenSet) -> None:
+        "Raise `ConfigurationError` when a golden set cannot measure this application, because an example gives an item away."
+        if self.examples is not None:
+            refuse_leaks(self.examples, golden)
 
     def _repr_html_(self) -> str:
         return _card(self)

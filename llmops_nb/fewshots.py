@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import html
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,11 +14,14 @@ from typing import Any
 
 import msgspec
 
-from .core import ConfigurationError, DataError, Embedder, unknown
+from .core import ConfigurationError, DataError, Embedder, Item, unknown
+from .datasets import GoldenSet
+from .duplicates import normalised, shingles
 from .store import digest, short
 
 # %% auto #0
-__all__ = ['CHOICES', 'BALANCE', 'Example', 'ExampleSet', 'parse_examples', 'load_examples', 'mmr', 'chooser', 'pick']
+__all__ = ['CHOICES', 'BALANCE', 'LONG', 'Example', 'ExampleSet', 'parse_examples', 'load_examples', 'mmr', 'chooser', 'pick',
+           'Leak', 'leaks', 'refuse_leaks']
 
 # %% ../nbs/17_fewshots.ipynb #17f00006
 @dataclass(frozen=True)
@@ -189,3 +193,68 @@ def pick(
 ) -> tuple[Example, ...]:
     "The examples to show before a question, the one most like it last; raises `ConfigurationError`."
     return chooser(examples, how, k, embedder)(question)
+
+# %% ../nbs/17_fewshots.ipynb #17f00016
+@dataclass(frozen=True)
+class Leak:
+    "An example that gives an item of a golden set away."
+
+    example: str  # Id of the example
+    item: str  # Id of the item
+    kind: str  # "same question", "near question", "question inside", "same meaning" or "answer"
+    similarity: float  # 1 is the same
+
+    def __str__(self) -> str:
+        return f"example {self.example!r} gives item {self.item!r} away ({self.kind}, {self.similarity:.2f})"
+
+
+LONG = 24  # Pieces a text must have before a part of it, or an answer, says anything
+
+
+def _likeness(example: Example, item: Item, telling: bool) -> list[tuple[float, str]]:
+    "How an example is like an item, in every way that is looked at."
+    asked, wanted = shingles(example.question), shingles(item.question)
+    found = [(len(asked & wanted) / len(asked | wanted), "near question")]
+    if normalised(example.question) == normalised(item.question):
+        found.append((1.0, "same question"))
+    if len(wanted) >= LONG:
+        whole = shingles(f"{example.question} {example.answer}")
+        found.append((len(whole & wanted) / len(wanted) if len(asked) > len(wanted) else 0.0, "question inside"))
+    said, expected = shingles(example.answer), shingles(item.expected)
+    if telling and len(expected) >= LONG:
+        found.append((max(len(said & expected) / len(said | expected), len(said & expected) / len(expected)), "answer"))
+    return found
+
+# %% ../nbs/17_fewshots.ipynb #17f00017
+def leaks(
+    examples: ExampleSet,  # Shown to the model
+    golden: GoldenSet,  # Asked of it
+    threshold: float = 0.8,  # Least likeness of words
+    embedder: Embedder | None = None,  # Compares meanings as well, when given
+    meaning: float = 0.9,  # Least likeness of meanings
+) -> list[Leak]:  # The surest first
+    "Examples that give golden items away; one entry for each pair."
+    found: dict[tuple[str, str], Leak] = {}
+    answers = Counter(normalised(item.expected) for item in golden.items)
+    for example in examples.examples:
+        for item in golden.items:
+            alike, kind = max(_likeness(example, item, answers[normalised(item.expected)] == 1))
+            if alike >= threshold:
+                found[example.id, item.id] = Leak(example.id, item.id, kind, alike)
+    if embedder is not None:
+        meant = embedder([e.question for e in examples.examples]) @ embedder([i.question for i in golden.items]).T
+        for row, column in zip(*(meant >= meaning).nonzero(), strict=True):
+            pair = (examples.examples[row].id, golden.items[column].id)
+            found.setdefault(pair, Leak(*pair, "same meaning", float(meant[row, column])))
+    return sorted(found.values(), key=lambda leak: (-leak.similarity, leak.example, leak.item))
+
+
+def refuse_leaks(
+    examples: ExampleSet,  # Shown to the model
+    golden: GoldenSet,  # Asked of it
+) -> None:
+    "Raise `ConfigurationError` when an example gives a golden item away."
+    found = leaks(examples, golden)
+    if found:
+        more = f", and {len(found) - 3} more" if len(found) > 3 else ""
+        raise ConfigurationError(f"{examples.name} cannot be measured on {golden.name}: {'; '.join(map(str, found[:3]))}{more}. Take these examples out, or the items.")
