@@ -368,6 +368,8 @@ def evaluate(
 ) -> Run:
     "Ask every item, judge every answer, and keep both; an interrupted run goes on where it stopped."
     settings = settings or load_settings()
+    if hasattr(app, "check"):
+        app.check(golden)  # an example that is also an item would make every number worthless
     name = str(getattr(app, "name", getattr(app, "__name__", type(app).__name__)))
     place = Path(directory) if directory else settings.reports / name / new_run_id()
     made_of = getattr(app, "provenance", None)
