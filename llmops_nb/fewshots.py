@@ -20,8 +20,8 @@ from .duplicates import normalised, shingles
 from .store import digest, short
 
 # %% auto #0
-__all__ = ['CHOICES', 'BALANCE', 'LONG', 'Example', 'ExampleSet', 'parse_examples', 'load_examples', 'mmr', 'chooser', 'pick',
-           'Leak', 'leaks', 'refuse_leaks']
+__all__ = ['CHOICES', 'BALANCE', 'LONG', 'WHOLE', 'Example', 'ExampleSet', 'parse_examples', 'load_examples', 'mmr', 'chooser',
+           'pick', 'Leak', 'leaks', 'refuse_leaks']
 
 # %% ../nbs/17_fewshots.ipynb #17f00006
 @dataclass(frozen=True)
@@ -209,6 +209,7 @@ class Leak:
 
 
 LONG = 24  # Pieces a text must have before a part of it, or an answer, says anything
+WHOLE = 0.95  # Share of a question's pieces that must stand in an example to be inside it; many questions begin alike
 
 
 def _likeness(example: Example, item: Item, telling: bool) -> list[tuple[float, str]]:
@@ -218,8 +219,8 @@ def _likeness(example: Example, item: Item, telling: bool) -> list[tuple[float, 
     if normalised(example.question) == normalised(item.question):
         found.append((1.0, "same question"))
     if len(wanted) >= LONG:
-        whole = shingles(f"{example.question} {example.answer}")
-        found.append((len(whole & wanted) / len(wanted) if len(asked) > len(wanted) else 0.0, "question inside"))
+        inside = len(shingles(f"{example.question} {example.answer}") & wanted) / len(wanted)
+        found.append((inside if len(asked) > len(wanted) and inside >= WHOLE else 0.0, "question inside"))
     said, expected = shingles(example.answer), shingles(item.expected)
     if telling and len(expected) >= LONG:
         found.append((max(len(said & expected) / len(said | expected), len(said & expected) / len(expected)), "answer"))
@@ -229,7 +230,7 @@ def _likeness(example: Example, item: Item, telling: bool) -> list[tuple[float, 
 def leaks(
     examples: ExampleSet,  # Shown to the model
     golden: GoldenSet,  # Asked of it
-    threshold: float = 0.8,  # Least likeness of words
+    threshold: float = 0.7,  # Least likeness of words
     embedder: Embedder | None = None,  # Compares meanings as well, when given
     meaning: float = 0.9,  # Least likeness of meanings
 ) -> list[Leak]:  # The surest first
