@@ -13,8 +13,8 @@ from typing import Any
 from .core import ConfigurationError
 
 # %% auto #0
-__all__ = ['LEVEL', 'ENOUGH', 'MANY', 'Estimate', 'finite', 'by_cluster', 'design_effect', 'independent', 'share', 'resampled',
-           'intervals', 'mean', 'percentile', 'more_needed']
+__all__ = ['LEVEL', 'ENOUGH', 'MANY', 'Estimate', 'finite', 'by_cluster', 'design_effect', 'independent', 'share', 'bca',
+           'resampled', 'intervals', 'mean', 'percentile', 'more_needed']
 
 # %% ../nbs/50_stats.ipynb #6f546da6
 @dataclass(frozen=True)
@@ -123,7 +123,30 @@ def _named(method: str, n: int, groups: int) -> str:
     "The method, with how clusters were dealt with."
     return method if groups == n else f"{method}, {groups} clusters" if groups >= ENOUGH else f"{method}, within {groups} clusters"
 
-# %% ../nbs/50_stats.ipynb #d6e68d33
+# %% ../nbs/50_stats.ipynb #766aa254
+def bca(
+    drawn: Any,  # Array: the statistic of every bootstrap sample
+    value: float,  # The statistic of the data itself
+    left_out: Any,  # Array: the statistic with one item, or cluster, left out at a time
+    levels: Sequence[float] = (LEVEL,),  # Confidence of each interval that is wanted
+) -> list[tuple[float, float]]:  # One interval a level
+    "Bias-corrected accelerated ends (Efron 1987) with percentiles expanded for small samples (Hesterberg 2015)."
+    import numpy as np
+    from scipy.special import ndtr, ndtri, stdtrit
+
+    n = len(left_out)
+    bias = float(ndtri(np.clip(((drawn < value).mean() + (drawn <= value).mean()) / 2, 1e-6, 1 - 1e-6)))
+    gaps = left_out.mean() - left_out
+    skew = float((gaps**3).sum() / (6 * (gaps**2).sum() ** 1.5)) if gaps.any() else 0.0
+    found = []
+    for level in levels:
+        z = math.sqrt(n / (n - 1)) * float(stdtrit(n - 1, (1 + level) / 2))
+        moved = [bias + side / (1 - skew * side) if skew * side < 1 else math.copysign(math.inf, side) for side in (bias - z, bias + z)]
+        low, high = np.quantile(drawn, ndtr(moved))
+        found.append((float(low), float(high)))
+    return found
+
+
 def resampled(
     sums: Any,  # Array: sum of each cluster's values
     sizes: Any,  # Array: size of each cluster
@@ -131,27 +154,16 @@ def resampled(
     resamples: int = 2000,  # Bootstrap samples
     seed: int = 0,  # Fixed, so that a report rendered twice says the same
 ) -> list[tuple[float, float]]:  # One interval a level
-    "Intervals of the mean: bias-corrected accelerated bootstrap (Efron 1987) with expanded percentiles (Hesterberg 2015)."
+    "Bootstrap intervals of a mean: clusters drawn with replacement, whole."
     import numpy as np
-    from scipy.special import ndtr, ndtri, stdtrit
 
     n, rng, drawn = len(sums), np.random.default_rng(seed), []
     batch = max(1, 2_000_000 // n)
     for start in range(0, resamples, batch):
         picked = rng.integers(0, n, (min(batch, resamples - start), n))
         drawn.append(sums[picked].sum(axis=1) / sizes[picked].sum(axis=1))
-    means, value = np.concatenate(drawn), sums.sum() / sizes.sum()
-    bias = float(ndtri(((means < value).mean() + (means <= value).mean()) / 2))
     left_out = (sums.sum() - sums) / (sizes.sum() - sizes)
-    gaps = left_out.mean() - left_out
-    skew = float((gaps**3).sum() / (6 * (gaps**2).sum() ** 1.5)) if gaps.any() else 0.0
-    found = []
-    for level in levels:
-        z = math.sqrt(n / (n - 1)) * float(stdtrit(n - 1, (1 + level) / 2))
-        moved = [bias + side / (1 - skew * side) if skew * side < 1 else math.copysign(math.inf, side) for side in (bias - z, bias + z)]
-        low, high = np.quantile(means, ndtr(moved))
-        found.append((float(low), float(high)))
-    return found
+    return bca(np.concatenate(drawn), float(sums.sum() / sizes.sum()), left_out, levels)
 
 # %% ../nbs/50_stats.ipynb #ab00fc21
 MANY = 5000  # Values, or clusters, above which the normal distribution stands in for resampling
