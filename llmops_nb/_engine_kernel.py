@@ -225,8 +225,9 @@ class Spare:
 
         handle, self.report = tempfile.mkstemp(suffix=".json")
         os.close(handle)
-        self.process = launch_kernel([*wanted.python, PROGRAM], stdin=subprocess.PIPE, env=dict(wanted.env), cwd=cwd)
+        process: Any = launch_kernel([*wanted.python, PROGRAM], stdin=subprocess.PIPE, env=dict(wanted.env), cwd=cwd)
         plan = {"steps": wanted.steps, "left": {}, "fork": False, "report": self.report}
+        self.process = process
         self.process.stdin.write(json.dumps(plan).encode() + b"\n")
         self.process.stdin.flush()
 
@@ -392,15 +393,16 @@ def settle(
 @functools.cache
 def manager_class() -> Any:
     "The class of kernel managers that nbclient is given; made when it is needed, since it is made of an optional package."
-    from jupyter_client import AsyncKernelManager
-    from jupyter_client.asynchronous import AsyncKernelClient
-    from jupyter_client.provisioning import LocalProvisioner
+    from jupyter_client.asynchronous.client import AsyncKernelClient
+    from jupyter_client.manager import AsyncKernelManager
+    from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
-    class Provisioner(LocalProvisioner):  # type: ignore[misc]
+    class Provisioner(LocalProvisioner):
         "Starts a kernel from a warm process, or as ever."
 
         choice: Choice
         patience = 120.0
+        process: Any = None
 
         async def launch_kernel(self, cmd: list[str], **options: Any) -> Any:
             if self.choice.way != "plain":
@@ -420,7 +422,7 @@ def manager_class() -> Any:
             if self.process and self.process.poll() is None:
                 await super().send_signal(signum)
 
-    class Client(AsyncKernelClient):  # type: ignore[misc]
+    class Client(AsyncKernelClient):
         "Waits for a kernel as long as it takes, and no longer."
 
         async def _async_wait_for_ready(self, timeout: float | None = None) -> None:
@@ -443,7 +445,7 @@ def manager_class() -> Any:
 
         wait_for_ready = _async_wait_for_ready
 
-    class Manager(AsyncKernelManager):  # type: ignore[misc]
+    class Manager(AsyncKernelManager):
         "A kernel manager whose kernels come from a warm process where they can."
 
         choice: Choice
@@ -460,7 +462,7 @@ def manager_class() -> Any:
         async def _async_pre_start_kernel(self, **options: Any) -> Any:
             if self.provisioner is None:
                 self.kernel_id = self.kernel_id or str(uuid.uuid4())
-                if "provisioner_name" in self.kernel_spec.metadata.get("kernel_provisioner", {}):
+                if self.kernel_spec and "provisioner_name" in self.kernel_spec.metadata.get("kernel_provisioner", {}):
                     self.choice.way, self.choice.reason = "plain", "its kernel has a provisioner of its own"
                 else:
                     self.provisioner = Provisioner(kernel_id=self.kernel_id, kernel_spec=self.kernel_spec, parent=self)

@@ -71,7 +71,7 @@ class Stream(io.TextIOBase):
 
     encoding = "UTF-8"
     errors = None
-    name = property(lambda self: f"<{self.stream_name}>")
+    name = "<stream>"
 
 
 class Later:
@@ -101,8 +101,8 @@ class Later:
             shell = getattr(shell, name)
         return shell
 
-    @property
-    def __class__(self) -> Any:  # type: ignore[override]
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
         if self._path:
             return Later
         from ipykernel.zmqshell import ZMQInteractiveShell
@@ -332,7 +332,7 @@ class Preload:
         self.streams += streams
         builtins.__dict__.update(get_ipython=lambda: shell, display=display)
         InteractiveShell._instance = shell  # type: ignore[assignment]
-        warnings.showwarning = lambda message, category, file, line, *rest: said.append(("warning", message, category, file, line))  # type: ignore[assignment]
+        warnings.showwarning = lambda message, category, file, line, *rest: said.append(("warning", message, category, file, line))
         warnings.filters.insert(0, filter_)  # type: ignore[attr-defined]
         warnings._filters_mutated()  # type: ignore[attr-defined]
         try:
@@ -387,7 +387,7 @@ class Preload:
             if name in sys.modules:
                 sys.modules[name].seed()
         sys.meta_path.insert(0, self.echo)
-        app = self.kernelapp.IPKernelApp.instance(parent_handle=request["parent"])
+        app: Any = self.kernelapp.IPKernelApp.instance(parent_handle=request["parent"])
         app.initialize(request["argv"])
         for stream in self.streams:
             stream.kernel = getattr(sys, stream.stream_name)
@@ -504,8 +504,8 @@ class Server:
         "The new process: alone, with the streams of its client, then the kernel."
         server = os.getppid()
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGCHLD, signal.SIGTERM):
-            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.setsid()
         die_with_parent(server)
