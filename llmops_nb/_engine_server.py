@@ -321,10 +321,10 @@ class Preload:
 
         from IPython.core.interactiveshell import InteractiveShell
         from IPython.display import display
-        from traitlets.config import Config
 
         shell = Later(self.calls)
-        shell.__dict__["config"] = Config({"IPKernelApp": {"connection_file": ""}})
+        config: Any = InteractiveShell.config
+        shell.__dict__["config"] = config.klass({"IPKernelApp": {"connection_file": ""}})
         warn = warnings.showwarning
         filter_ = ("always", None, Warning, None, 0)
         before = sys.stdout, sys.stderr
