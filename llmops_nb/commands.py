@@ -9,3 +9,6 @@ from .cli import main as main
 
 # %% auto #0
 __all__ = []
+
+# %% ../nbs/89_commands.ipynb #c0ffee84
+from . import compare_commands as compare_commands

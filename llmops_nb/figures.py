@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 
 # %% auto #0
 __all__ = ['FEW', 'is_number', 'part', 'parts', 'quantity', 'moment', 'Measure', 'measure', 'stands_on', 'Tables', 'tables',
-           'Spread', 'spread']
+           'Spread', 'spread', 'signed', 'Gap', 'gap', 'ticks']
 
 # %% ../nbs/68_figures.ipynb #5e22790d
 def is_number(
@@ -229,3 +229,68 @@ def spread(
     cuts = statistics.quantiles(values, n=20, method="inclusive")
     note = f"median {quantity(cuts[9], unit)}" + ("" if unit in ("share", "score") else f", 95% below {quantity(cuts[18], unit)}")
     return Spread(name, bars, edges[0], edges[-1], note, len(values))
+
+# %% ../nbs/68_figures.ipynb #221aa56d
+def signed(
+    value: Any,  # A difference; anything that is no number counts as missing
+    unit: str = "score",  # "share", "s", "tokens", "USD" or "score"
+    ratio: bool = False,  # Whether it is a logarithm of a ratio
+    words: bool = True,  # With the name of the unit
+) -> str:
+    "A difference with its sign and its unit."
+    if not is_number(value):
+        return "—"
+    sign = "+" if value > 0 else "−" if value < 0 else "±"
+    if ratio or unit == "share":
+        size = abs(100 * math.expm1(min(value, 50.0)) if ratio else 100 * value)
+        text = f"{size:,.0f}" if size >= 10 or size == round(size) else f"{size:.1f}"
+        return f"{sign}{text}" + ("%" if ratio else "" if not words else " point" if text == "1" else " points")
+    text = quantity(abs(value), unit)
+    return f"{sign}{quantity(abs(value), 'USD') if unit == 'USD' else f'{abs(value):.3f}' if unit == 'score' and 0 < abs(value) < 0.095 else text}"
+
+# %% ../nbs/68_figures.ipynb #9924cfe4
+@dataclass(frozen=True)
+class Gap:
+    "A difference with its interval, ready to be drawn around zero."
+
+    text: str  # The difference
+    range: str  # Its interval, or "" when there is none
+    low: float | None  # Place of the lower end, from 0 to 100 with zero at 50
+    value: float | None  # Place of the difference
+    high: float | None  # Place of the upper end
+    margin: tuple[float, float] | None  # Places of the differences that do not matter
+
+
+def gap(
+    value: Any,  # The difference
+    low: Any,  # Lower end of its interval
+    high: Any,  # Upper end
+    reach: float,  # What stands at the ends of the scale
+    unit: str = "score",  # Of the values
+    ratio: bool = False,  # Whether these are logarithms of ratios
+    margin: float | None = None,  # The difference that does not matter, on the same scale
+) -> Gap:
+    "Make a difference ready to be drawn."
+
+    def place(x: Any) -> float | None:
+        return round(50 + 50 * max(-1.0, min(1.0, x / reach)), 2) if is_number(x) and reach > 0 else None
+
+    between = " to ".join(signed(end, unit, ratio, words=False) for end in (low, high)) if is_number(low) and is_number(high) else ""
+    sides = (place(-margin), place(margin)) if is_number(margin) and margin else None
+    band = (sides[0], sides[1]) if sides and sides[0] is not None and sides[1] is not None else None
+    return Gap(signed(value, unit, ratio), between, place(low), place(value), place(high), band)
+
+# %% ../nbs/68_figures.ipynb #aa139ce9
+def ticks(
+    low: float,  # Left end of the scale
+    high: float,  # Right end
+    most: int = 6,  # Ticks at most
+) -> list[float]:
+    "Round numbers between two ends: steps of 1, 2 or 5 times a power of ten."
+    if not high > low:
+        return [low]
+    raw = (high - low) / most
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw * (1 - 1e-9))
+    first = math.ceil(low / step - 1e-9)
+    return [round(step * n, 12) + 0.0 for n in range(first, math.floor(high / step + 1e-9) + 1)]
