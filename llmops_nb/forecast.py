@@ -5,13 +5,25 @@
 # %% ../nbs/63_forecast.ipynb #547552b3
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import math
+import statistics
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
+from .app import App, asked, load_app, override, render
+from .budgets import Limits
+from .cache import cache_key
+from .core import BudgetError, ConfigurationError, Item, LLMOpsError, Message, Passage, Usage, to_json
+from .evals import in_asking_order
+from .prices import Price, total
+from .providers import answer_cache, bare_model
+from .settings import Settings
+from .spaces import Cell, Plan, cells_of, combinations, given_to_app, items_of, new_cell
 from .stats import Estimate
 
 # %% auto #0
-__all__ = ['UNKNOWN', 'Expected', 'Forecast']
+__all__ = ['UNKNOWN', 'Expected', 'Forecast', 'summary', 'forecast', 'refuse']
 
 # %% ../nbs/63_forecast.ipynb #39dd2a0d
 UNKNOWN = Estimate(None, None, None, 0, "not known")
@@ -40,3 +52,276 @@ class Forecast:
     pilot_cost: float | None = 0.0  # US dollars these calls cost
     method: str = ""  # "pilot", "earlier answers" or "list prices"
     notes: tuple[str, ...] = ()  # What it does not know, in sentences
+
+
+def summary(
+    forecast: Forecast,  # Of a sweep
+) -> str:
+    "A forecast in a few lines."
+    all = forecast.total
+    calls = f"{all.calls} calls: {all.cached} answered from memory, {all.to_pay} to pay"
+    tokens = f"tokens to read {_shown(all.prompt_tokens)}, to write {_shown(all.completion_tokens)}"
+    money = f"cost {_shown(all.cost, '$')}, time {_shown(all.seconds, '', ' s')}"
+    asked = f"{forecast.pilot} calls were made for this forecast" + ("" if not forecast.pilot_cost else f" (${forecast.pilot_cost:.4f})")
+    return "\n".join([calls, tokens, f"{money} (from {forecast.method})", *([asked + "."] if forecast.pilot else []), *forecast.notes])
+
+
+def _shown(estimate: Estimate, before: str = "", after: str = "") -> str:
+    "An estimate for people: its value, or only the ends where there is none."
+
+    def number(value: float) -> str:
+        return f"{before}{value:,.0f}{after}" if value >= 100 else f"{before}{value:.3g}{after}"
+
+    ends = f"{number(estimate.low)} to {number(estimate.high)}" if estimate.low is not None and estimate.high is not None else ""
+    if estimate.value is None:
+        return ends or "not known"
+    return number(estimate.value) + (f" [{ends}]" if ends and estimate.low != estimate.high else "")
+
+# %% ../nbs/63_forecast.ipynb #7916e7a0
+@dataclass(frozen=True)
+class _Call:
+    "One call that a sweep will make."
+
+    cell: str  # Id
+    key: str  # Of the cache
+    kind: str  # Calls of one kind cost about the same: model, prompt and options
+    size: int  # Characters of the prompt
+    app: App  # That will make it
+    item: Item  # For which
+
+
+def _calls(plan: Plan, cells: Sequence[Cell], settings: Settings, progress: bool) -> Iterator[_Call]:
+    "Every call of every cell and repeat, in the order in which items are asked."
+    from tqdm import tqdm
+
+    found: dict[bytes, tuple[Passage, ...]] = {}
+    for cell in tqdm(cells, desc="reading ahead", unit="cell", leave=False, disable=not progress, file=sys.stderr, delay=1):
+        app = load_app(settings.root / plan.app, settings, **given_to_app(plan, cell.values))
+        items = in_asking_order(items_of(plan, cell.values, settings))
+        for item in items:
+            if any(finding.blocks for guard in app.guards for finding in guard(item.question)):
+                continue
+            messages = render(app, item.question, _passages(app, item.question, found))
+            for repeat in range(plan.repeats):
+                again = replace(app, definition=override(app.definition, {"repeat": repeat})) if repeat else app
+                yield _Call(cell.id, *_known_by(again, messages), again, item)
+
+
+def _known_by(app: App, messages: Sequence[Message]) -> tuple[str, str, int]:
+    "Key, kind and size of a call."
+    options = asked(app)
+    kept = {name: value for name, value in options.items() if name not in ("repeat", "seed")}
+    kind = to_json([app.model.digest, app.prompt.digest, kept]).decode()
+    return cache_key(app.model.digest, messages, options), kind, sum(len(m["content"]) for m in messages)
+
+
+def _passages(app: App, question: str, found: dict[bytes, tuple[Passage, ...]]) -> tuple[Passage, ...]:
+    "What retrieval finds, looked for once."
+    if app.retriever is None:
+        return ()
+    key = to_json([app.recipe, app.definition.retrieval, question])
+    if key not in found:
+        found[key] = tuple(app.retriever(question, app.definition.retrieval.top_k))
+    return found[key]
+
+# %% ../nbs/63_forecast.ipynb #eba77b39
+@dataclass
+class _Kind:
+    "What is known about calls of one kind."
+
+    price: Price  # Of the model
+    most: int  # Tokens an answer has at most
+    parallel: int  # Calls at once
+    seen: list[tuple[int, Usage]] = field(default_factory=list)  # Characters of the prompt, and what it took
+
+
+_T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)  # Student's t, 97.5 %, by degrees of freedom from 1
+
+
+def _sum(values: Sequence[float], n: float, weight: float = 1.0) -> tuple[float, float | None]:
+    "The sum of n further values, each times a weight, and half the width of its interval."
+    middle = statistics.fmean(values) * n * weight
+    if len(values) < 2:
+        return middle, None
+    t = _T[len(values) - 2] if len(values) - 2 < len(_T) else 2.0
+    return middle, t * statistics.stdev(values) * weight * math.sqrt(n * n / len(values) + n)
+
+
+def _ends(middle: float, half: float | None, low: float, high: float) -> Estimate:
+    "A sum with its interval, inside of what is possible."
+    if half is None:
+        return Estimate(middle, None, None, 1, "one answer")
+    return Estimate(min(high, middle), max(low, middle - half), min(high, middle + half), 0, "pilot")
+
+# %% ../nbs/63_forecast.ipynb #a4a6143f
+def _of_kind(kind: _Kind, n: int, size: int) -> dict[str, Estimate]:
+    "What n further calls with this many characters in all take."
+    if not n:
+        return dict.fromkeys(("prompt_tokens", "completion_tokens", "cost", "seconds"), Estimate(0.0, 0.0, 0.0, 0, "nothing to pay"))
+    if not kind.seen:
+        least, most = kind.price(Usage(size // 6, 0)), kind.price(Usage(size // 2, n * kind.most))
+        cost = UNKNOWN if least is None else Estimate(None, least, most, 0, "list price")
+        return {"prompt_tokens": Estimate(None, size / 6, size / 2, 0, "characters"), "completion_tokens": Estimate(None, 0, n * kind.most, 0, "max_tokens"), "cost": cost, "seconds": UNKNOWN}
+    reads = _ends(*_sum([usage.prompt_tokens / max(1, chars) for chars, usage in kind.seen], n, size / n), 0.0, math.inf)
+    writes = _ends(*_sum([usage.completion_tokens for _, usage in kind.seen], n), 0.0, n * kind.most)
+    seconds = _ends(*_sum([usage.latency for _, usage in kind.seen], n), 0.0, math.inf)
+    return {"prompt_tokens": reads, "completion_tokens": writes, "cost": _cost(kind.price, n, reads, writes, seconds), "seconds": seconds}
+
+
+def _cost(price: Price, n: int, *parts: Estimate) -> Estimate:
+    "The price of n calls at the middle and at both ends of what they take."
+
+    def at(end: str) -> float | None:
+        ends = [getattr(part, end) for part in parts]
+        if any(value is None for value in ends):
+            return None
+        each = price(Usage(round(ends[0] / n), round(ends[1] / n), latency=ends[2] / n))
+        return None if each is None else each * n
+
+    return Estimate(at("value"), at("low"), at("high"), n, "price of the expected tokens")
+
+
+def _together(parts: Sequence[Estimate]) -> Estimate:
+    "The sum of independent estimates."
+    known = [part for part in parts if part.value is not None or part.low is not None]
+    if len(known) < len(parts):
+        return UNKNOWN
+    lows, highs = [p.low for p in known], [p.high for p in known]
+    if any(part.value is None for part in known):
+        return Estimate(None, total(p.value if p.low is None else p.low for p in known), total(highs), 0, "ends added")
+    middle = sum(p.value or 0.0 for p in known)
+    if any(end is None for end in (*lows, *highs)):
+        return Estimate(middle, None, None, 0, "no interval")
+    below = math.sqrt(sum(((p.value or 0.0) - (p.low or 0.0)) ** 2 for p in known))
+    above = math.sqrt(sum(((p.high or 0.0) - (p.value or 0.0)) ** 2 for p in known))
+    return Estimate(middle, max(0.0, middle - below), middle + above, 0, "95 % prediction")
+
+# %% ../nbs/63_forecast.ipynb #7af407cc
+def forecast(
+    plan: Plan,  # Completed
+    settings: Settings,  # Where models, cache and prices are
+    *,
+    cells: Sequence[Cell] = (),  # Of the plan; default: all of them
+    pilot: int | None = None,  # Items to ask for real for each kind of call; default: the plan's; 0 spends nothing
+    progress: bool = False,  # Show a bar on standard error
+) -> Forecast:
+    "What a sweep will take; raises `BudgetError` when it cannot fit its budget, `ConfigurationError` for a price nobody knows."
+    pilot, notes = plan.pilot if pilot is None else pilot, []
+    cells = list(cells or cells_of(plan, settings))
+    if plan.sampler == "optuna":
+        notes.append("Optuna chooses cells as it goes: cells drawn by chance stand in for them, and none of theirs is counted as remembered.")
+        cells += [new_cell(len(cells) + n, values) for n, values in enumerate(combinations(replace(plan, sampler="random"), {}))]
+    calls = list(_calls(plan, cells, settings, progress))
+    kinds = {call.kind: kind for call in calls if (kind := _kind(call.app, settings, plan))}
+    paid = _to_pay(calls, kinds, settings)
+    refuse(_summed(calls, paid, kinds, cells, plan, settings), plan.budget)
+    answers = _pilot(paid, kinds, pilot, notes)
+    if answers:
+        paid = _to_pay(calls, kinds, settings)
+    found = _summed(calls, paid, kinds, cells, plan, settings)
+    method = "a pilot" if answers else "earlier answers" if any(kind.seen for kind in kinds.values()) else "list prices"
+    if answers and not settings.cache:
+        notes.append("The cache is off, so the runs will pay for the pilot's questions again.")
+    notes += _ignorance(found, kinds, paid, plan)
+    return replace(found, pilot=len(answers), pilot_cost=total(usage.spent for usage in answers), method=method, notes=tuple(notes))
+
+
+def _kind(app: App, settings: Settings, plan: Plan) -> _Kind:
+    "What is known about a kind of call before anybody is asked."
+    alias = app.definition.model.alias or settings.model
+    _, price = bare_model(alias, settings)
+    if plan.budget.money is not None and price(Usage(1, 1)) is None:
+        raise ConfigurationError(f"No price is known for model {alias!r}, so a budget of money cannot hold. Set input_price and output_price under [model {alias}] in settings.ini, or limit calls instead of money.")
+    parallel = 1 if alias.startswith("local/") else settings.concurrency * max(1, plan.workers or (4 if plan.notebook else 1))
+    return _Kind(price, int(asked(app).get("max_tokens", 0)), parallel)
+
+# %% ../nbs/63_forecast.ipynb #ab1f2c97
+def _to_pay(calls: Sequence[_Call], kinds: Mapping[str, _Kind], settings: Settings) -> list[_Call]:
+    "The calls that will reach a model; notes what remembered ones took."
+    cache = answer_cache(settings) if settings.cache else None
+    keys, paid = set[str](), []
+    for kind in kinds.values():
+        kind.seen.clear()
+    for call in calls:
+        if cache is None or call.app.model.name == "echo":
+            paid.append(call)
+        elif call.key not in keys:
+            keys.add(call.key)
+            answer = cache.get(call.key)
+            if answer is None:
+                paid.append(call)
+            else:
+                kinds[call.kind].seen.append((call.size, answer.usage))
+    return paid
+
+
+def _pilot(paid: Sequence[_Call], kinds: Mapping[str, _Kind], items: int, notes: list[str]) -> list[Usage]:
+    "Ask a few items of each kind that too little is known about; their answers are remembered."
+    found = []
+    for name, kind in kinds.items():
+        for call in [call for call in paid if call.kind == name][: max(0, items - len(kind.seen))]:
+            try:
+                usage = call.app(call.item.question).usage
+            except (BudgetError, ConfigurationError):
+                raise
+            except LLMOpsError as error:
+                notes.append(f"The pilot's call for item {call.item.id} in cell {call.cell} failed: {error}")
+                break
+            kind.seen.append((call.size, usage))
+            found.append(usage)
+    return found
+
+# %% ../nbs/63_forecast.ipynb #0ef1e236
+def _summed(calls: Sequence[_Call], paid: Sequence[_Call], kinds: Mapping[str, _Kind], cells: Sequence[Cell], plan: Plan, settings: Settings) -> Forecast:
+    "Calls and estimates, for each cell and for all."
+
+    def expected(cell: str) -> Expected:
+        mine, ours = ([c for c in some if cell in ("", c.cell)] for some in (calls, paid))
+        parts = {name: _of_kind(kinds[name], len(own), sum(c.size for c in own)) for name in {c.kind for c in ours} if (own := [c for c in ours if c.kind == name])}
+        sums = {what: _together([part[what] for part in parts.values()]) for what in ("prompt_tokens", "completion_tokens", "cost", "seconds")}
+        if not cell:
+            sums["seconds"] = _by_the_clock([(kinds[name].parallel, part["seconds"]) for name, part in parts.items()], plan, len(cells))
+        return Expected(len(mine), len(mine) - len(ours), len(ours), **sums)
+
+    return Forecast(expected(""), {cell.id: expected(cell.id) for cell in cells})
+
+# %% ../nbs/63_forecast.ipynb #84d14392
+_PER_RUN = 1.5  # Seconds that a notebook takes beside its calls: start, imports, charts
+
+
+def _by_the_clock(parts: Sequence[tuple[int, Estimate]], plan: Plan, cells: int) -> Estimate:
+    "Time of the whole sweep: calls that go at once share it."
+    runs = cells * plan.repeats * (_PER_RUN if plan.notebook else 0.1)
+
+    def scaled(estimate: Estimate, by: float) -> Estimate:
+        ends = [None if end is None else end / by for end in (estimate.value, estimate.low, estimate.high)]
+        return Estimate(ends[0], ends[1], ends[2], estimate.n, estimate.method)
+
+    return _together([scaled(estimate, parallel) for parallel, estimate in parts] + [Estimate(runs, runs, runs, 0, "per run")])
+
+
+def _ignorance(found: Forecast, kinds: Mapping[str, _Kind], paid: Sequence[_Call], plan: Plan) -> list[str]:
+    "What a forecast does not know, in sentences."
+    notes = []
+    if any(not kinds[call.kind].seen for call in paid):
+        notes.append("Nobody has asked some of these questions yet: what is written lies between nothing and max_tokens, and time is not known. A pilot would tell.")
+    if found.total.cost.value is None and found.total.cost.low is None:
+        notes.append("The price of a model is not known: set input_price and output_price in settings.ini, or read the cost from its bill.")
+    if plan.racing:
+        notes.append("Racing will spare some of these calls; how many is not known before.")
+    return [*notes, "Retries, waiting for a provider, retrieval and scoring are not counted."]
+
+
+def refuse(
+    found: Forecast,  # Of a sweep
+    limits: Limits,  # What it may spend
+) -> None:
+    "Raise `BudgetError` for a sweep that is larger than its budget, with the numbers."
+    all, advice = found.total, "Vary less, ask fewer items, or raise the budget."
+    if limits.calls is not None and all.to_pay + found.pilot > limits.calls:
+        raise BudgetError(f"The sweep needs {all.to_pay} calls ({all.cached} more are answered from memory), and its budget is {limits.calls}. {advice}")
+    for estimate, limit, unit in ((all.cost, limits.money, "${:.4g}"), (all.seconds, limits.seconds, "{:.4g} s")):
+        least = estimate.value if estimate.value is not None else estimate.low
+        if limit is not None and least is not None and least > limit:
+            word = "about" if estimate.value is not None else "at least"
+            raise BudgetError(f"The sweep needs {word} {unit.format(least)} for {all.to_pay} calls, and its budget is {unit.format(limit)}. {advice}")

@@ -17,7 +17,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +31,7 @@ from .store import digest
 from .weights import CATALOGUE, ensure
 
 # %% auto #0
-__all__ = ['Setup', 'Child', 'LocalModel', 'need_runtime', 'local_model']
+__all__ = ['Setup', 'Child', 'sharing', 'LocalModel', 'need_runtime', 'local_model']
 
 # %% ../nbs/25_local.ipynb #28f0eaaa
 @dataclass(frozen=True)
@@ -52,8 +53,10 @@ def _child_file() -> str:
 # %% ../nbs/25_local.ipynb #c11f0987
 def _crash(name: str, what: str, ended: int | None, errors: Any) -> ModelError:
     "The error of a call whose process has died."
-    errors.seek(max(0, errors.seek(0, os.SEEK_END) - 1500))
-    words = " ".join(errors.read().decode("utf-8", "replace").split())
+    words = ""
+    if errors is not None:  # A borrowed process speaks to its owner
+        errors.seek(max(0, errors.seek(0, os.SEEK_END) - 1500))
+        words = " ".join(errors.read().decode("utf-8", "replace").split())
     how = "" if ended is None else f" (signal {-ended})" if ended < 0 else f" (exit code {ended})"
     text = f"The process of {name} {what}{how}. The next call starts a new one.{f' Its last words: {words}' if words else ''}"
     return ModelError(text, code="crash", retryable=True, provider=name)
@@ -95,23 +98,24 @@ class Child:
         setup: Setup,  # What it runs, and how
     ):
         self.setup, self.lock = setup, threading.Lock()  # Held during a call: one is answered at a time
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | None = None  # None also when it is another process's child
         self.address, self.key = "", ""
         self._errors: Any = None
 
     def start(self) -> None:
         "Make sure that the process runs; raises `ModelError` when it cannot be started."
-        if self.address and self.process and self.process.poll() is None:
+        if self.address and (self.process is None or self.process.poll() is None):
+            return
+        self.stop()
+        self.address, self.key = _borrowed(self.setup)
+        if self.address:
             return
         need_runtime()
-        self.stop()
         self.key, self._errors = secrets.token_hex(16), tempfile.TemporaryFile()
-        command = [sys.executable, "-P", _child_file()]
-        environment = {"GOMP_SPINCOUNT": "1000", **os.environ}
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, bufsize=0, stdin=pipe, stdout=pipe, stderr=self._errors, env=environment)
-        wanted = {"path": str(self.setup.path), "threads": self.setup.threads, "context": self.setup.context, "key": self.key}
-        line = _first_line(self.process, json.dumps(wanted).encode() + b"\n", self.setup.patience)
+        pipe, environment = subprocess.PIPE, {"GOMP_SPINCOUNT": "1000", **os.environ}
+        self.process = subprocess.Popen([sys.executable, "-P", _child_file()], bufsize=0, stdin=pipe, stdout=pipe, stderr=self._errors, env=environment)
+        wanted = json.dumps({"path": str(self.setup.path), "threads": self.setup.threads, "context": self.setup.context, "key": self.key})
+        line = _first_line(self.process, wanted.encode() + b"\n", self.setup.patience)
         if not line:
             problem = self.crash("could not be started" if self.process.poll() is not None else f"did not start within {self.setup.patience:g} s")
             self.stop()
@@ -127,10 +131,9 @@ class Child:
         if self.process:
             self.process.kill()
             self.process.wait()
-            for pipe in (self.process.stdin, self.process.stdout, self._errors):
-                if pipe:
-                    pipe.close()
-        self.process, self.address = None, ""
+            for pipe in filter(None, (self.process.stdin, self.process.stdout, self._errors)):
+                pipe.close()
+        self.process, self.address, self._errors = None, "", None
 
 # %% ../nbs/25_local.ipynb #4789c571
 _children: dict[Setup, Child] = {}
@@ -164,6 +167,53 @@ def _forget_all() -> None:
 atexit.register(_end_all)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_all)
+
+# %% ../nbs/25_local.ipynb #a1fe8169
+_LENT = "LLMOPS_LENT_MODELS"  # Environment variable: the file with addresses and keys
+
+
+def _borrowed(setup: Setup) -> tuple[str, str]:
+    "Address and key of a process with this set-up that another process lends, if somebody answers there."
+    import urllib3
+
+    try:
+        found = json.loads(Path(os.environ[_LENT]).read_text(encoding="utf-8"))[_named(setup)]
+        reply = urllib3.request("GET", f"{found['address']}/health", timeout=5.0, retries=False)
+        return (found["address"], found["key"]) if reply.status == 200 else ("", "")
+    except (KeyError, OSError, ValueError, urllib3.exceptions.HTTPError):
+        return "", ""
+
+
+def _named(setup: Setup) -> str:
+    "A set-up as the name of an entry."
+    return digest([setup.name, str(setup.path), setup.threads, setup.context])
+
+
+@contextmanager
+def sharing(
+    path: Path,  # File to write addresses to; taken away at the end
+) -> Iterator[Callable[[LocalModel], None]]:  # Call it with each model to lend
+    "Lend local models to the processes started in a `with`."
+    lent: dict[str, dict[str, str]] = {}
+
+    def lend(model: LocalModel) -> None:
+        child = model._child
+        with child.lock:
+            child.start()
+        lent[_named(child.setup)] = {"address": child.address, "key": child.key}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+            json.dump(lent, file)
+
+    before = os.environ.get(_LENT)
+    os.environ[_LENT] = str(path)
+    try:
+        yield lend
+    finally:
+        os.environ.pop(_LENT)
+        if before is not None:
+            os.environ[_LENT] = before
+        path.unlink(missing_ok=True)
 
 # %% ../nbs/25_local.ipynb #cf0e8e59
 @dataclass(frozen=True)
@@ -221,6 +271,7 @@ def _asked(model: LocalModel, child: Child, messages: Sequence[Message], options
         return ask(messages, **options)
     except ModelError as error:
         if error.code == "connection" and _died(child.process):
+            child.address = ""
             raise child.crash("died while it answered") from error
         found = re.search(r"\((\d+) tokens\)", str(error))
         if error.code != "too_long" or not found:

@@ -5,18 +5,40 @@
 # %% ../nbs/64_sweeps.ipynb #2373b3d9
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import contextlib
+import importlib
+import shutil
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from .core import RunError, from_json
-from .evals import Run, open_run
-from .forecast import Forecast
-from .spaces import Cell, Plan
+import msgspec
+
+from ._sweeps_front import Point, card, front, rows
+from ._sweeps_journals import Tail, items_seen, sums
+from .app import load_app
+from .budgets import Budget, Limits, spending
+from .compare import Comparison, Verdict, compare_arms
+from .core import LLMOpsError, RunError, from_json, to_json, unknown
+from .evals import STOP, Run, RunInfo, evaluate, git_state, new_run_id, now, only_writer, open_run, postfix, save_info
+from .forecast import Forecast, forecast, refuse
+from .local import local_model, sharing
+from .prices import total
+from .rubrics import load_rubric
+from .runs import resume_run
+from .scorers import standard_scorers
+from .settings import Settings
+from .spaces import Cell, Plan, as_it_is, cells_of, complete, given_to_app, given_to_notebook, items_of, new_cell, propose
+from .store import write_atomic
 
 # %% auto #0
-__all__ = ['SweepInfo', 'Sweep', 'open_sweep']
+__all__ = ['LEDGER', 'SweepInfo', 'Sweep', 'open_sweep', 'all_sweeps', 'find_sweep', 'save_sweep', 'Job', 'run_job', 'run_sweep',
+           'resume_sweep', 'comparisons', 'conclusion']
 
 # %% ../nbs/64_sweeps.ipynb #9ea33750
 @dataclass(frozen=True)
@@ -25,16 +47,17 @@ class SweepInfo:
 
     id: str  # Unique, and sorted by time
     app: str  # Name of the application
-    status: str = "running"  # "forecast", "running", "finished", "interrupted", "stopped" or "failed"
+    status: str = "running"  # "running", "finished", "stopped" (on request), "interrupted" (killed, Ctrl-C, or the budget is used up) or "failed"
     created: str = ""  # ISO time, UTC
     finished: str = ""  # ISO time, UTC; "" while it is not
     plan: Plan = field(default_factory=Plan)  # With paths relative to settings.ini
     cells: tuple[Cell, ...] = ()  # In the order in which they were planned; the first is the baseline
     forecast: Forecast | None = None  # Made before anything was spent
-    totals: Mapping[str, Any] = field(default_factory=dict)  # cells, runs, items, errors, calls, cached, spent, prompt_tokens, completion_tokens, seconds, saved (calls spared by racing)
+    totals: Mapping[str, Any] = field(default_factory=dict)  # runs, items, errors, calls (requests made), cached (answers from memory), spent, prompt_tokens, completion_tokens, seconds, saved (answers that racing spared)
     winner: str = ""  # Id of the cell that is better than the baseline by the objective; "" for none
     verdict: str = ""  # One sentence about winner or no winner
     note: str = ""  # Why it stopped, when it did
+    items: int = 0  # Items that one run asks
 
 # %% ../nbs/64_sweeps.ipynb #1dcc7c13
 @dataclass(frozen=True)
@@ -50,16 +73,38 @@ class Sweep:
         return self.info.id
 
     def cell(self, id: str) -> Cell:
-        "One cell; raises `RunError`."
-        return next(cell for cell in self.info.cells if cell.id == id)
+        "One cell by its id; raises `RunError`."
+        found = {cell.id: cell for cell in self.info.cells}
+        if id not in found:
+            raise RunError(unknown("cell", id, found))
+        return found[id]
 
-    def runs(
-        self,
-        cell: str,  # Id of a cell
-    ) -> list[Run]:
+    def runs(self, cell: str) -> list[Run]:
         "The runs of a cell that have begun, one a repeat."
-        places = [self.directory.parent / name for name in self.cell(cell).runs]
-        return [open_run(place) for place in places if (place / "run.json").exists()]
+        return [open_run(place) for name in self.cell(cell).runs if ((place := self.directory.parent / name) / "run.json").exists()]
+
+    @cached_property
+    def verdicts(self) -> Mapping[str, Verdict]:
+        "What the objective says about every cell against the app as it is, by id of the cell."
+        return {cell: found.verdict(self.info.plan.objective) for cell, found in comparisons(self).items()}
+
+    def pareto(self) -> tuple[Point, ...]:
+        "Quality, cost and latency of every cell with answers, and whether another one beats it in all three."
+        objective = self.info.plan.objective
+        found = {c.id: (c.label, [items for run in self.runs(c.id) if (items := items_seen(run.directory, objective))]) for c in self.info.cells}
+        return front({id: cell for id, cell in found.items() if cell[1]}, objective)
+
+    def to_pandas(self) -> Any:
+        "A DataFrame with one row a cell: its values, its numbers with intervals, where it stands."
+        import pandas as pd
+
+        return pd.DataFrame(rows(self))
+
+    def _repr_html_(self) -> str:
+        return card(self)
+
+# %% ../nbs/64_sweeps.ipynb #db42424b
+LEDGER = "budget.sqlite"  # In a sweep's directory: what its calls reserve and settle
 
 
 def open_sweep(
@@ -70,3 +115,373 @@ def open_sweep(
         return Sweep(directory, from_json((directory / "sweep.json").read_bytes(), SweepInfo))
     except FileNotFoundError:
         raise RunError(f"There is no sweep in {directory.name}: sweep.json is missing.") from None
+
+
+def all_sweeps(
+    settings: Settings,  # Where reports go
+) -> list[Sweep]:  # The newest first
+    "Every sweep there is; directories that cannot be read are passed over."
+    found = []
+    for path in settings.reports.glob("*/*/sweep.json"):
+        with contextlib.suppress(Exception):
+            found.append(open_sweep(path.parent))
+    return sorted(found, key=lambda sweep: sweep.id, reverse=True)
+
+
+def find_sweep(
+    name: str,  # Id, the beginning of one, a directory, or "last"
+    settings: Settings,  # Where reports go
+) -> Sweep:
+    "One sweep; raises `RunError` when there is none, or more than one."
+    if (Path(name) / "sweep.json").is_file():
+        return open_sweep(Path(name))
+    sweeps = all_sweeps(settings)
+    if name == "last" and sweeps:
+        return sweeps[0]
+    found = [sweep for sweep in sweeps if sweep.id.startswith(name)]
+    if len(found) != 1 or not name:
+        what = f"{len(found)} sweeps begin with {name!r}." if len(found) > 1 else unknown("sweep", name, [s.id for s in sweeps[:8]])
+        raise RunError(f"{what} `llmops sweep list` lists them all.")
+    return found[0]
+
+
+def save_sweep(
+    directory: Path,  # Of the sweep
+    info: SweepInfo,  # What to write
+) -> None:
+    "Write sweep.json."
+    write_atomic(directory / "sweep.json", msgspec.json.format(to_json(info), indent=1))
+
+# %% ../nbs/64_sweeps.ipynb #a4292479
+@dataclass(frozen=True)
+class Job:
+    "One run of one cell, as a worker is told of it."
+
+    place: Path  # Directory of the run
+    sweep: str  # Id of the sweep
+    plan: Plan  # What is run
+    values: Mapping[str, Any]  # What the cell sets
+    repeat: int  # Its number, from 0
+    settings: Settings  # Where everything is
+
+
+_in_turn = threading.Lock()  # Tracing and budgets hold for a whole process
+
+
+def run_job(
+    job: Job,  # What to run
+) -> str:  # Status of the run
+    "Run a cell once, or go on where an earlier worker stopped; what goes wrong stands in the run."
+    plan, settings = job.plan, job.settings
+    with only_writer(job.place, patience=60):
+        if not (job.place / "run.json").exists():
+            given = given_to_notebook(plan, job.values, job.repeat, settings) if plan.notebook else given_to_app(plan, job.values, job.repeat)
+            info = RunInfo(job.place.name, job.place.parent.name, created=now(), notebook=plan.notebook, parameters=given, git=git_state(settings.root))
+            save_info(job.place, replace(info, sweep=job.sweep, budget=f"../{job.sweep}/{LEDGER}"))
+    run = open_run(job.place)
+    if run.info.status != "finished":
+        try:
+            if plan.notebook:
+                resume_run(run, settings, progress=False)
+            else:
+                _evaluate(job)
+        except LLMOpsError as error:
+            info = open_run(job.place).info
+            if info.status == "running":
+                save_info(job.place, replace(info, status="failed", note=f"{type(error).__name__}: {error}"))
+    return open_run(job.place).info.status
+
+
+def _evaluate(job: Job) -> None:
+    "A run without a notebook."
+    with _in_turn:
+        app = load_app(job.settings.root / job.plan.app, job.settings, **given_to_app(job.plan, job.values, job.repeat))
+        rubric = job.settings.root / job.plan.app / "rubric.md"
+        thresholds = load_rubric(rubric).thresholds if rubric.is_file() else {}
+        evaluate(app, items_of(job.plan, job.values, job.settings), standard_scorers(app.corpus), job.place, thresholds=thresholds, settings=job.settings, progress=False)
+
+# %% ../nbs/64_sweeps.ipynb #c4f1eb52
+class _Conductor:
+    "Hands out the jobs of a sweep, and watches over them."
+
+    def __init__(self, directory: Path, info: SweepInfo, settings: Settings, after: Callable[[Run], object] | None):
+        self.directory, self.info, self.settings, self.after = directory, info, settings, after
+        self.tails: dict[tuple[str, int], Tail] = {}
+        self.running: dict[Future[str], tuple[str, int]] = {}
+        self.halt: tuple[str, str] | None = None  # Status and note, when no further job is handed out
+        self.share: Callable[[Any], None] = lambda model: None  # Keep a local model for all runs
+        self.usual: Mapping[str, Any] = as_it_is(info.plan, settings)
+
+    def cell(self, id: str) -> Cell:
+        return next(cell for cell in self.info.cells if cell.id == id)
+
+    def place(self, id: str, repeat: int) -> Path:
+        return self.directory.parent / self.cell(id).runs[repeat]
+
+    def status(self, id: str, repeat: int) -> str:
+        place = self.place(id, repeat)
+        return open_run(place).info.status if (place / "run.json").exists() else "waiting"
+
+    def save(self, **changes: Any) -> None:
+        self.info = replace(self.info, **changes)
+        save_sweep(self.directory, self.info)
+
+    def change(self, id: str, **changes: Any) -> None:
+        self.save(cells=tuple(replace(c, **changes) if c.id == id else c for c in self.info.cells))
+
+    def jobs(self) -> list[tuple[str, int]]:
+        "What is still to do, first repeats first."
+        busy = set(self.running.values())
+        wanted = [(cell.id, repeat) for repeat in range(self.info.plan.repeats) for cell in self.info.cells if cell.status in ("waiting", "running")]
+        return [job for job in wanted if job not in busy and self.status(*job) != "finished"]
+
+    def tail(self, id: str, repeat: int) -> Tail:
+        return self.tails.setdefault((id, repeat), Tail(self.place(id, repeat) / "records.jsonl", self.info.plan.objective))
+
+    def conduct(self, executor: Executor, workers: int, bar: Any) -> None:
+        "Until nothing is left, or nothing more may be done."
+        while True:
+            _look(self, bar)
+            while not self.halt and len(self.running) < workers and (job := next(iter(self.jobs()), None) or _proposed(self)):
+                _submit(self, executor, *job)
+            if not self.running:
+                return
+            for future in wait(self.running, timeout=1.0, return_when=FIRST_COMPLETED).done:
+                _settle(self, future)
+
+# %% ../nbs/64_sweeps.ipynb #e28ed486
+def _submit(sweep: _Conductor, executor: Executor, id: str, repeat: int) -> None:
+    "Hand out one job."
+    cell, plan = sweep.cell(id), sweep.info.plan
+    alias = str({**sweep.usual, **cell.values}.get("model") or "")
+    if plan.notebook and alias.startswith("local/"):
+        with contextlib.suppress(LLMOpsError):
+            sweep.share(local_model(alias, sweep.settings))
+    sweep.change(id, status="running", note="")
+    job = Job(sweep.place(id, repeat), sweep.info.id, plan, cell.values, repeat, sweep.settings)
+    sweep.running[executor.submit(run_job, job)] = (id, repeat)
+
+
+def _settle(sweep: _Conductor, future: Future[str]) -> None:
+    "Take note of a job that came back."
+    id, repeat = sweep.running.pop(future)
+    place = sweep.place(id, repeat)
+    try:
+        status, note = future.result(), open_run(place).info.note
+    except Exception as error:  # an executor is anybody's code
+        status, note = "failed", f"{type(error).__name__}: {error}"
+    tail = sweep.tail(id, repeat)
+    tail.look()
+    objective = sweep.info.plan.objective
+    if tail.scorers and objective not in tail.scorers:
+        sweep.halt = ("failed", unknown("objective", objective, tail.scorers, "It is one of the scorers that the evaluation uses."))
+    elif status == "interrupted" and note.startswith("BudgetError"):
+        sweep.halt = ("interrupted", note)
+    if sweep.cell(id).status != "dropped":
+        finished = status == "finished" and all(sweep.status(id, r) == "finished" for r in range(sweep.info.plan.repeats))
+        state = "finished" if finished else "running" if status == "finished" else "failed" if status == "failed" else "stopped"
+        scores = [score for r in range(sweep.info.plan.repeats) for score in sweep.tail(id, r).scores.values()]
+        sweep.change(id, status=state, note=note if state in ("failed", "stopped") else "", score=sum(scores) / len(scores) if scores else None)
+    if sweep.after and tail.items:
+        sweep.after(open_run(place))
+
+# %% ../nbs/64_sweeps.ipynb #aba2c1dc
+def _look(sweep: _Conductor, bar: Any) -> None:
+    "See how far the runs are."
+    new = sum(sweep.tail(cell.id, repeat).look() for cell in sweep.info.cells for repeat in range(len(cell.runs)) if cell.status != "waiting")
+    request = sweep.directory / STOP
+    if request.exists():
+        sweep.halt = ("stopped", " ".join(request.read_text(encoding="utf-8").split()) or "stopped on request")
+        request.unlink(missing_ok=True)
+        _stop_runs(sweep, list(sweep.running.values()), sweep.halt[1])
+    if new and sweep.info.plan.racing:
+        _race(sweep)
+    tails, cells = list(sweep.tails.values()), sweep.info.cells
+    done = sum(len(tail.items) for tail in tails)
+    dropped = sum(sweep.info.items - len(sweep.tail(c.id, r).items) for c in cells if c.status == "dropped" for r in range(len(c.runs)))
+    planned = max(len(cells), sweep.info.plan.trials + 1 if sweep.info.plan.sampler == "optuna" else 0)
+    bar.total = max(done, sweep.info.items * sweep.info.plan.repeats * planned - dropped)
+    bar.n = done
+    states = [f"{n} {status}" for status in ("dropped", "failed") if (n := sum(c.status == status for c in cells))]
+    text = postfix(sum(t.count("failed") for t in tails), total(t.spent for t in tails), sum(t.count("cached") for t in tails), done)
+    bar.set_postfix_str(", ".join([f"cells {sum(c.status == 'finished' for c in cells)}/{planned}", *states, text]), refresh=True)
+
+# %% ../nbs/64_sweeps.ipynb #88da8ab7
+def _race(sweep: _Conductor) -> None:
+    "Drop cells that are shown to be worse than another one."
+    to_drop = importlib.import_module("llmops_nb.sequential").to_drop
+    racing = [c for c in sweep.info.cells if c.status in ("running", "finished")]
+    scores = {c.id: sweep.tail(c.id, 0).scores for c in racing if sweep.tail(c.id, 0).items}
+    for id, why in (to_drop(scores, sweep.info.plan.racing) if len(scores) > 1 else {}).items():
+        cell = sweep.cell(id)
+        if cell.status == "running" and not cell.baseline:
+            sweep.change(id, status="dropped", note=why)
+            _stop_runs(sweep, [job for job in sweep.running.values() if job[0] == id], why)
+
+
+def _stop_runs(sweep: _Conductor, jobs: Sequence[tuple[str, int]], why: str) -> None:
+    "Ask runs to end between two items."
+    for job in jobs:
+        sweep.place(*job).mkdir(parents=True, exist_ok=True)
+        write_atomic(sweep.place(*job) / STOP, why)
+
+
+def _proposed(sweep: _Conductor) -> tuple[str, int] | None:
+    "A further cell, where the sampler learns from those before."
+    plan, cells = sweep.info.plan, sweep.info.cells
+    if plan.sampler != "optuna" or len(cells) > plan.trials:
+        return None
+    values = propose(plan, cells, sweep.usual)
+    if values is None:
+        return None
+    cell = new_cell(len(cells), values)
+    sweep.save(cells=(*cells, _with_runs(cell, sweep.info.id, plan)))
+    return cell.id, 0
+
+
+def _with_runs(cell: Cell, sweep: str, plan: Plan) -> Cell:
+    "A cell with the ids of its runs."
+    return replace(cell, runs=tuple(f"{sweep}-{cell.id}-r{repeat}" for repeat in range(plan.repeats)))
+
+# %% ../nbs/64_sweeps.ipynb #6d2ea5b6
+def run_sweep(
+    plan: Plan,  # What to try
+    settings: Settings,  # Where reports go
+    executor: Executor | None = None,  # Where runs are run; default: threads of this process. A Dask cluster's: `Client.get_executor()`
+    *,
+    progress: bool = True,  # Show a bar on standard error
+    agree: Callable[[Forecast], bool] | None = None,  # Asked before money is spent; default: nobody is
+    after: Callable[[Run], object] | None = None,  # Called with every run that ends, e.g. to write its report
+) -> Sweep:
+    "Run every cell of a plan; raises `ConfigurationError`, `BudgetError` or `RunError` before anything is spent that cannot work."
+    plan = complete(plan, settings)
+    cells = cells_of(plan, settings)
+    place = settings.reports / Path(plan.app).name / new_run_id()
+    with only_writer(place):
+        try:
+            info = SweepInfo(place.name, place.parent.name, created=now(), plan=plan, items=len(items_of(plan, {}, settings)))
+            info = replace(info, cells=tuple(_with_runs(cell, place.name, plan) for cell in cells))
+            with spending(Budget(place / LEDGER, plan.budget)):
+                found = forecast(plan, settings, cells=cells)
+            refuse(found, plan.budget)
+            if agree and not agree(found):
+                raise RunError("Nothing was run.")
+            info = replace(info, forecast=found)
+        except BaseException:
+            shutil.rmtree(place, ignore_errors=True)
+            raise
+        return _run(place, info, settings, executor, progress, after)
+
+# %% ../nbs/64_sweeps.ipynb #90cf5434
+def resume_sweep(
+    sweep: Sweep,  # One that was killed, stopped, or had cells that failed
+    settings: Settings,  # Where reports go
+    executor: Executor | None = None,  # Where runs are run; default: threads of this process
+    *,
+    limits: Limits | None = None,  # Another budget for the whole sweep, what was spent included; default: the one it has
+    progress: bool = True,  # Show a bar on standard error
+    after: Callable[[Run], object] | None = None,  # Called with every run that ends
+) -> Sweep:
+    "Go on with a sweep; what is finished is not asked again, and what was dropped stays so."
+    with only_writer(sweep.directory):
+        info = open_sweep(sweep.directory).info
+        plan = replace(info.plan, budget=limits or info.plan.budget)
+        Budget(sweep.directory / LEDGER, limits)
+        cells = tuple(c if c.status in ("finished", "dropped") else replace(c, status="waiting", note="") for c in info.cells)
+        info = replace(info, plan=plan, cells=cells, status="running", note="", finished="", winner="", verdict="")
+        return _run(sweep.directory, info, settings, executor, progress, after)
+
+# %% ../nbs/64_sweeps.ipynb #b5ae2127
+def _run(place: Path, info: SweepInfo, settings: Settings, executor: Executor | None, progress: bool, after: Callable[[Run], object] | None) -> Sweep:
+    "Conduct a sweep to its end, and sum it up."
+    from tqdm import tqdm
+
+    sweep = _Conductor(place, info, settings, after)
+    sweep.save()
+    here = executor is None
+    workers = info.plan.workers or (1 if here and (not info.plan.notebook or _local(sweep)) else 4)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(spending(Budget(place / LEDGER)))
+        bar = stack.enter_context(tqdm(unit="item", disable=not progress, file=sys.stderr, dynamic_ncols=True, desc=info.plan.name or "sweep"))
+        if executor is None:
+            sweep.share = stack.enter_context(sharing(place / ".models"))
+            executor = stack.enter_context(ThreadPoolExecutor(workers, thread_name_prefix="cell"))
+        try:
+            sweep.conduct(executor, workers, bar)
+        except BaseException as error:
+            sweep.halt = ("interrupted" if isinstance(error, KeyboardInterrupt) else "failed", type(error).__name__)
+            _stop_runs(sweep, list(sweep.running.values()), "the sweep was interrupted")
+            wait(sweep.running, timeout=None if here else 60)
+            _close(sweep, *sweep.halt)
+            raise
+        _look(sweep, bar)
+    return _close(sweep, *(sweep.halt or ("finished", "")))
+
+
+def _local(sweep: _Conductor) -> bool:
+    "Whether a model of this machine answers in some cell."
+    plan = sweep.info.plan
+    varied = plan.vary.get("model", ()) if isinstance(plan.vary.get("model", ()), (list, tuple)) else ()
+    return any(str(name).startswith("local/") for name in [sweep.usual.get("model"), *varied, *(c.values.get("model") for c in sweep.info.cells)])
+
+# %% ../nbs/64_sweeps.ipynb #baba7a8a
+def _close(sweep: _Conductor, status: str, note: str) -> Sweep:
+    "Write down how a sweep ended, and what it says."
+    states = {c.id: "stopped" if c.status == "running" else c.status for c in sweep.info.cells}
+    sweep.save(status=status, note=note, finished=now(), totals=_totals(sweep), cells=tuple(replace(c, status=states[c.id]) for c in sweep.info.cells))
+    winner, verdict = "", note
+    if status in ("finished", "interrupted", "stopped"):
+        try:
+            winner, verdict = conclusion(open_sweep(sweep.directory))
+        except LLMOpsError as error:
+            verdict = f"No verdict: {error}"
+    sweep.save(winner=winner, verdict=verdict)
+    return open_sweep(sweep.directory)
+
+
+def _totals(sweep: _Conductor) -> dict[str, Any]:
+    "What a sweep took; calls, money and time from the ledger, where every try is counted."
+    state = Budget(sweep.directory / LEDGER).state()
+    spared = [sweep.info.items - len(sweep.tail(c.id, r).items) for c in sweep.info.cells if c.status == "dropped" for r in range(len(c.runs))]
+    kept = {"calls": state.calls, "spent": None if state.unpriced else state.money, "seconds": round(state.seconds, 3), "saved": sum(spared)}
+    return {"runs": sum(bool(tail.items) for tail in sweep.tails.values()), **sums(sweep.tails.values()), **kept}
+
+# %% ../nbs/64_sweeps.ipynb #b674c6e2
+def comparisons(
+    sweep: Sweep,  # Finished, or not yet
+    metrics: Sequence[str] = (),  # Which; default: the plan's objective alone, since every further one weakens all
+) -> Mapping[str, Comparison]:  # By id of the cell
+    "Every cell that can be compared with the app as it is, corrected for all of them together (Holm)."
+    cells = [c for c in sweep.info.cells if c.status in ("finished", "dropped")]
+    runs = {c.id: [run for run in sweep.runs(c.id) if run.info.status in ("finished", "stopped")] for c in cells}
+    baseline = next((c for c in cells if c.baseline and c.status == "finished"), None)
+    arms = {c.label: runs[c.id] for c in cells if not c.baseline and runs[c.id]}
+    if baseline is None or not arms:
+        return {}
+    allow = ("items",) if any(c.status == "dropped" for c in cells) else ()
+    found = compare_arms(runs[baseline.id], arms, tuple(metrics) or (sweep.info.plan.objective,), allow=allow, name="the app as it is", by_slice=False)
+    return {c.id: found[c.label] for c in cells if c.label in found}
+
+
+def conclusion(
+    sweep: Sweep,  # With finished cells
+) -> tuple[str, str]:  # Id of the winner, "" for none, and a sentence
+    "Which cell wins, or why none does."
+    found = {id: verdict for id, verdict in sweep.verdicts.items() if sweep.cell(id).status == "finished"}
+    if not found:
+        return "", "No winner: there is nothing to compare, since the app as it is or all other cells did not finish."
+
+    def gain(id: str) -> float:
+        verdict = found[id]
+        return (verdict.paired.difference or 0.0) * (1 if verdict.better == "higher" else -1)
+
+    better = sorted((id for id, verdict in found.items() if verdict.outcome == "better"), key=gain, reverse=True)
+    if better:
+        others = f" {len(better) - 1} further cells are better than the app as it is too; which of these is best was not tested." if len(better) > 1 else ""
+        return better[0], f"{sweep.cell(better[0]).label} wins: {found[better[0]].sentence}{others}"
+    open_ones = sorted((id for id, verdict in found.items() if verdict.outcome == "not enough evidence" and gain(id) > 0), key=gain, reverse=True)
+    if not open_ones:
+        return "", "No winner: no cell did better than the app as it is."
+    more = found[open_ones[0]].more
+    advice = f" About {more} more items would tell." if more else ""
+    return "", f"No winner: not enough evidence. The most promising is {sweep.cell(open_ones[0]).label}: {found[open_ones[0]].sentence}{advice}"
