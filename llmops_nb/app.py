@@ -23,11 +23,12 @@ from .embedders import cached_embedder, cached_reranker, embedder, reranker
 from .fewshots import CHOICES, Example, ExampleSet, chooser, load_examples, refuse_leaks
 from .index import build_index
 from .models import Wrapped
-from .prompts import Prompt, load_prompt, read_response
+from .prompts import Prompt, read_response
 from .providers import resolve
 from .retrieve import Retrieval, build_retriever
 from .settings import Settings, load_settings
-from .store import digest, short
+from .store import Objects, digest, short
+from .versions import load_version
 
 # %% auto #0
 __all__ = ['ModelPolicy', 'FewShots', 'Definition', 'read_definition', 'settable', 'override', 'Provenance', 'App', 'render',
@@ -388,7 +389,7 @@ def load_parts(
     "What an application is made of, read and checked, without a model or an index; raises `ConfigurationError` or `DataError`."
     path = _file(path)
     definition = read_definition(path, overrides)
-    prompt = load_prompt(path.parent / definition.prompt)
+    prompt = load_version(path.parent / definition.prompt, Objects(load_settings(path.parent).state / "objects"))
     filled = {"question", *(["passages"] if definition.corpus else []), *definition.variables}
     needed = set(prompt.variables) - {prompt.slot} - (set(prompt.defaults) - filled)
     if needed != filled - ({prompt.slot} - {""}):
