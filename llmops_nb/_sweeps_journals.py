@@ -90,6 +90,11 @@ class Tail:
         return {item: seen.score for item, seen in self.items.items() if seen.score is not None}
 
     @property
+    def raced(self) -> dict[str, float | None]:
+        "What racing goes by: the objective by item, a failed answer at its worst, None where it does not apply."
+        return {item: 0.0 if seen.failed else seen.score for item, seen in self.items.items()}
+
+    @property
     def spent(self) -> float | None:
         "US dollars paid for the answers."
         return total(0.0 if seen.cached else seen.cost for seen in self.items.values() if not seen.failed)

@@ -17,6 +17,7 @@ from .app import App, in_effect, load_parts, override, read_definition, settable
 from .budgets import Limits
 from .core import ConfigurationError, build, need, to_json, unknown
 from .datasets import GoldenSet, load_golden, select
+from .golden_changes import read_seal, tuning_only
 from .metrics import KINDS, OTHER
 from .models import EchoModel
 from .providers import known_models
@@ -149,8 +150,7 @@ def items_of(
     "The items that a cell is asked; raises `ConfigurationError` when some of them are of the test split."
     wanted = {"split": "dev", "slice": "", "limit": 0, **_defaults(plan, settings), **plan.fixed, **values}
     golden = select(load_golden(settings.root / plan.golden), split=wanted["split"], slice=wanted["slice"], limit=wanted["limit"])
-    if any(item.split == "test" for item in golden):
-        raise ConfigurationError(f"A sweep chooses among variants, so it may not see the test split: split={wanted['split']!r} would. Set split: dev, and keep the test split for the last word.")
+    tuning_only(golden, read_seal(settings.root / plan.golden))
     if not len(golden):
         raise ConfigurationError(f"No item of {Path(plan.golden).name} is selected by split={wanted['split']!r}, slice={wanted['slice']!r}.")
     return golden
@@ -311,6 +311,8 @@ def cells_of(
     "The cells of a plan, the baseline first, every name and value in them checked; raises `ConfigurationError` or `DataError`."
     if plan.repeats < 1 or plan.trials < 1 or plan.workers < 0 or not 0 <= plan.racing < 1:
         raise ConfigurationError("A plan needs repeats and trials of 1 or more, workers of 0 or more, and racing as a chance between 0 and 1, e.g. 0.05.")
+    if plan.racing and KINDS.get(plan.objective, OTHER).unit not in ("share", "score"):
+        raise ConfigurationError(f"Racing needs an objective between 0 and 1, and {plan.objective} is none. Set racing: 0, or race for a score.")
     _check(plan, {}, settings)
     usual = as_it_is(plan, settings)
     found = combinations(plan, usual)

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import shutil
 import sys
 import threading
@@ -25,13 +24,14 @@ from .app import load_app
 from .budgets import Budget, Limits, spending
 from .compare import Comparison, Verdict, compare_arms
 from .core import LLMOpsError, RunError, from_json, to_json, unknown
-from .evals import STOP, Run, RunInfo, evaluate, git_state, new_run_id, now, only_writer, open_run, postfix, save_info
+from .evals import STOP, Run, RunInfo, evaluate, git_state, in_asking_order, new_run_id, now, only_writer, open_run, postfix, save_info
 from .forecast import Forecast, forecast, refuse
 from .local import local_model, sharing
 from .prices import total
 from .rubrics import load_rubric
 from .runs import resume_run
 from .scorers import standard_scorers
+from .sequential import to_drop
 from .settings import Settings
 from .spaces import Cell, Plan, as_it_is, cells_of, complete, given_to_app, given_to_notebook, items_of, new_cell, propose
 from .store import write_atomic
@@ -211,6 +211,7 @@ class _Conductor:
         self.halt: tuple[str, str] | None = None  # Status and note, when no further job is handed out
         self.share: Callable[[Any], None] = lambda model: None  # Keep a local model for all runs
         self.usual: Mapping[str, Any] = as_it_is(info.plan, settings)
+        self.order = [item.id for item in in_asking_order(items_of(info.plan, {}, settings))]
 
     def cell(self, id: str) -> Cell:
         return next(cell for cell in self.info.cells if cell.id == id)
@@ -309,14 +310,13 @@ def _look(sweep: _Conductor, bar: Any) -> None:
 # %% ../nbs/64_sweeps.ipynb #88da8ab7
 def _race(sweep: _Conductor) -> None:
     "Drop cells that are shown to be worse than another one."
-    to_drop = importlib.import_module("llmops_nb.sequential").to_drop
-    racing = [c for c in sweep.info.cells if c.status in ("running", "finished")]
-    scores = {c.id: sweep.tail(c.id, 0).scores for c in racing if sweep.tail(c.id, 0).items}
-    for id, why in (to_drop(scores, sweep.info.plan.racing) if len(scores) > 1 else {}).items():
-        cell = sweep.cell(id)
-        if cell.status == "running" and not cell.baseline:
-            sweep.change(id, status="dropped", note=why)
-            _stop_runs(sweep, [job for job in sweep.running.values() if job[0] == id], why)
+    scores = {c.label: sweep.tail(c.id, 0).raced for c in sweep.info.cells if c.status in ("running", "finished") and sweep.tail(c.id, 0).items}
+    dropped = to_drop(scores, sweep.info.plan.racing, order=sweep.order) if len(scores) > 1 else {}
+    for cell in sweep.info.cells:
+        if cell.label in dropped and cell.status == "running" and not cell.baseline:
+            why = dropped[cell.label]
+            sweep.change(cell.id, status="dropped", note=why)
+            _stop_runs(sweep, [job for job in sweep.running.values() if job[0] == cell.id], why)
 
 
 def _stop_runs(sweep: _Conductor, jobs: Sequence[tuple[str, int]], why: str) -> None:
