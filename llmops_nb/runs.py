@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import importlib.metadata
 import json
+import logging
+import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,7 @@ from .settings import Settings
 from .store import read_journal
 
 # %% auto #0
-__all__ = ['RESERVED', 'Parameter', 'parameters_of', 'read_values', 'all_runs', 'find_run', 'run_notebook', 'resume_run']
+__all__ = ['RESERVED', 'ENTRY', 'Parameter', 'parameters_of', 'read_values', 'all_runs', 'find_run', 'run_notebook', 'resume_run']
 
 # %% ../nbs/60_runs.ipynb #15f69302
 RESERVED = "run_dir"  # The parameter that a run fills in
@@ -77,20 +80,6 @@ def _kind(name: str) -> str:
     "The plain name of an annotation: float for `float | None`."
     plain = name.replace("Optional", "").replace("None", "").strip(" |[]\"'").partition("[")[0].strip(" |")
     return plain if plain in ("str", "int", "float", "bool", "list", "dict") else ""
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    "Without papermill's chatter about what it does."
-    import logging
-
-    logger = logging.getLogger("papermill")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 # %% ../nbs/60_runs.ipynb #d872ad6f
 def read_values(
@@ -157,9 +146,12 @@ def run_notebook(
     *,
     directory: Path | None = None,  # Of the run; a new one by default
     progress: bool = True,  # Show a bar on standard error
+    budget: Path | None = None,  # Ledger that its calls are reserved in
+    sweep: str = "",  # Id of the sweep that it is a part of
+    engine: str = "",  # Of papermill, by name; default: "llmops", kernels from a warm process. "plain" is papermill's own
 ) -> Run:
     "Execute a notebook as a run; raises what it raised, as `RunError`, with the run kept for `resume_run`."
-    need("papermill", "notebooks")
+    _engine(engine)
     values = read_values(parameters_of(notebook), given)
     place = directory or settings.reports / notebook.resolve().parent.name / new_run_id()
     with contextlib.suppress(ValueError):
@@ -167,8 +159,10 @@ def run_notebook(
     with only_writer(place):
         if (place / "run.json").exists():
             raise RunError(f"There is a run in {place.name} already. Resume it, or let the new one have a directory of its own.")
-        save_info(place, RunInfo(place.name, place.parent.name, created=now(), notebook=notebook.as_posix(), parameters=values, git=git_state(settings.root)))
-    return _execute(place, settings, progress)
+        ledger = Path(os.path.relpath(budget, place)).as_posix() if budget else ""
+        info = RunInfo(place.name, place.parent.name, created=now(), notebook=notebook.as_posix(), parameters=values, sweep=sweep, budget=ledger)
+        save_info(place, replace(info, git=git_state(settings.root)))
+    return _execute(place, settings, progress, engine)
 
 
 def resume_run(
@@ -176,30 +170,67 @@ def resume_run(
     settings: Settings,  # Where reports go
     *,
     progress: bool = True,  # Show a bar on standard error
+    engine: str = "",  # As for `run_notebook`
 ) -> Run:
     "Execute a run's notebook again with the same parameters; what is finished is not asked again."
     if not run.info.notebook:
         raise RunError(f"The run {run.id} was not made by a notebook. Call evaluate(…, directory={run.directory.name!r}) again to go on with it.")
     with only_writer(run.directory):
         save_info(run.directory, replace(run.info, status="running", note=""))
-    return _execute(run.directory, settings, progress)
+    return _execute(run.directory, settings, progress, engine)
+
+# %% ../nbs/60_runs.ipynb #b81f30d4
+ENTRY = importlib.metadata.EntryPoint("llmops", "llmops_nb.engine:Engine", "papermill.engine")  # As the package declares it
+
+
+def _engine(name: str) -> str | None:
+    "The name by which papermill knows an engine; raises `ConfigurationError` when there is none."
+    need("papermill", "notebooks")
+    from papermill.engines import papermill_engines as engines
+
+    if "llmops" not in engines._engines:  # Installed before it had the entry point
+        engines.register("llmops", ENTRY.load())
+    found = {"": "llmops", "plain": None}.get(name, name)
+    if found not in engines._engines:
+        raise ConfigurationError(unknown("engine", name, ["plain", *filter(None, engines._engines)]))
+    return found
+
+
+_quiet = threading.local()  # Set in a thread that executes a run
+
+
+def _serious(record: logging.LogRecord) -> bool:
+    "Papermill tells what it is about to do; a run says that itself."
+    return record.levelno >= logging.ERROR or not getattr(_quiet, "on", False)
+
+
+def _note_engine(place: Path, name: str | None) -> None:
+    "Write down how the kernel was had."
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        executed = json.loads((place / "notebook.ipynb").read_text(encoding="utf-8"))["metadata"]["papermill"]
+        how = executed.get("llmops", {"way": name or "plain", "reason": "", "loaded": ()})
+        ahead = f", with {', '.join(how['loaded'])} imported ahead" if how["loaded"] else ""
+        info = open_run(place).info
+        save_info(place, replace(info, environment={**info.environment, "engine": f"{how['way']}{': ' if how['reason'] else ''}{how['reason']}{ahead}"}))
 
 # %% ../nbs/60_runs.ipynb #547f2132
-def _execute(place: Path, settings: Settings, progress: bool) -> Run:
+def _execute(place: Path, settings: Settings, progress: bool, engine: str) -> Run:
     "The notebook of a run directory, executed into it."
     papermill = need("papermill", "notebooks")
-    info = open_run(place).info
+    name, info = _engine(engine), open_run(place).info
     notebook = settings.root / info.notebook
     parameters_of(notebook)
     done = threading.Event()
     watcher = threading.Thread(target=_watch, args=(place, done, progress), daemon=True)
     watcher.start()
+    logging.getLogger("papermill").addFilter(_serious)
+    _quiet.on = True
     try:
-        with _quiet():
-            papermill.execute_notebook(
-                str(notebook), str(place / "notebook.ipynb"), parameters={**info.parameters, RESERVED: str(place.resolve())}, cwd=str(notebook.parent),
-                kernel_name="python3", extra_arguments=["--log-level=50"], progress_bar=False, stderr_file=sys.stderr if progress else None, start_timeout=120,
-            )
+        papermill.execute_notebook(
+            str(notebook), str((place / "notebook.ipynb").resolve()), parameters={**info.parameters, RESERVED: str(place.resolve())}, engine_name=name,
+            resources={"metadata": {"path": str(notebook.parent)}}, kernel_name="python3", extra_arguments=["--log-level=50"],
+            progress_bar=False, stderr_file=sys.stderr if progress else None, start_timeout=120,
+        )
     except KeyboardInterrupt:
         _stopped(place, "interrupted", "interrupted")
         raise
@@ -207,14 +238,16 @@ def _execute(place: Path, settings: Settings, progress: bool) -> Run:
         _stopped(place, "failed", f"{error.ename}: {error.evalue}")
         raise RunError(f"{error.ename} in cell {error.cell_index} of {notebook.name}: {error.evalue}\nWhat is finished is kept. Go on with: llmops resume {place.name}") from error
     finally:
+        _quiet.on = False
         done.set()
         watcher.join(timeout=5)
+        _note_engine(place, name)
     run = open_run(place)
     if run.info.status == "running":
         save_info(place, replace(run.info, status="finished", finished=now(), note="the notebook evaluated nothing"))
     return open_run(place)
 
-
+# %% ../nbs/60_runs.ipynb #7e02d5b8
 def _stopped(place: Path, status: str, note: str) -> None:
     "Write down that a run stopped, unless the evaluation in it did so already."
     info = open_run(place).info
