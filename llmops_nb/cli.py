@@ -116,50 +116,92 @@ def _assignments(pairs: Iterable[str]) -> dict[str, str]:
     return found
 
 # %% ../nbs/80_cli.ipynb #bb945404
+_money = click.option("--budget", type=click.FloatRange(min=0), metavar="USD", help="US dollars that may be spent.")
+_calls = click.option("--calls", type=click.IntRange(min=0), help="Calls to models that may be made, every try counted.")
+
+
 @main.command()
 @click.argument("notebook", type=click.Path(path_type=Path))
 @click.option("-p", "--parameter", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter of the notebook; repeat for more.")
+@_money
+@_calls
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @as_json
-def run(notebook: Path, pairs: tuple[str, ...], quiet: bool, as_json: bool) -> None:
+def run(notebook: Path, pairs: tuple[str, ...], budget: float | None, calls: int | None, quiet: bool, as_json: bool) -> None:
     "Execute a parameterized NOTEBOOK as a run, and write its report."
-    from llmops_nb.runs import run_notebook
+    from llmops_nb.evals import new_run_id
+    from llmops_nb.runs import parameters_of, read_values, run_notebook
 
-    settings = _settings()
-    done = run_notebook(notebook, _assignments(pairs), settings, progress=not quiet)
+    settings, given = _settings(), _assignments(pairs)
+    read_values(parameters_of(notebook), given)
+    place = settings.reports / notebook.resolve().parent.name / new_run_id()
+    done = run_notebook(notebook, given, settings, directory=place, progress=not quiet, budget=_ledger(place, budget, calls))
     show(done.info, as_json, _summary(done, _report(done)))
 
 
+def _ledger(place: Path, budget: float | None, calls: int | None) -> Path | None:
+    "The ledger of a run with a budget; none without."
+    from llmops_nb.budgets import Budget, Limits
+
+    return None if budget is None and calls is None else Budget(place / "budget.sqlite", Limits(budget, calls)).path
+
+# %% ../nbs/80_cli.ipynb #87ca39f5
 @main.command()
 @click.argument("name", metavar="RUN")
+@_money
+@_calls
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @as_json
-def resume(name: str, quiet: bool, as_json: bool) -> None:
+def resume(name: str, budget: float | None, calls: int | None, quiet: bool, as_json: bool) -> None:
     "Finish a RUN that stopped; what is finished is not paid for again."
+    from dataclasses import replace
+
+    from llmops_nb.evals import save_info
     from llmops_nb.runs import find_run, resume_run
 
     settings = _settings()
-    done = resume_run(find_run(name, settings), settings, progress=not quiet)
+    found = find_run(name, settings)
+    if budget is not None or calls is not None:
+        if found.info.sweep:
+            raise ConfigurationError(f"This run belongs to a sweep, whose budget it shares. Raise that one: llmops sweep resume {found.info.sweep} --budget …")
+        _ledger(found.directory, budget, calls)
+        save_info(found.directory, replace(found.info, budget="budget.sqlite"))
+        found = find_run(str(found.directory), settings)
+    done = resume_run(found, settings, progress=not quiet)
     show(done.info, as_json, _summary(done, _report(done)))
 
 # %% ../nbs/80_cli.ipynb #72815549
 @main.command()
 @click.option("--limit", default=20, show_default=True, help="How many to list; 0 for all.")
+@click.option("--all", "every", is_flag=True, help="The runs of sweeps one by one, instead of a line for each sweep.")
 @as_json
-def runs(limit: int, as_json: bool) -> None:
+def runs(limit: int, every: bool, as_json: bool) -> None:
     "List runs, the newest first."
     from llmops_nb.runs import all_runs
 
     found = [run.info for run in all_runs(_settings())]
-    found = found[:limit] if limit else found
-    rows = []
+    lines: dict[str, list[Any]] = {}
     for info in found:
-        success = next((m for m in info.metrics if m.name == "task_success" and not m.slice), None)
-        rows.append([info.id, info.app, info.status, info.model.get("name", ""), info.items, success.value if success else None, success.low if success else None, success.high if success else None])
+        lines.setdefault(info.id if every else info.sweep or info.id, []).append(info)
+    shown = list(lines.items())[:limit] if limit else list(lines.items())
+    rows = [_row(infos[0]) if name == infos[0].id else _sweep_row(name, infos) for name, infos in shown]
     heads = ["run", "app", "status", "model", "items", "task success", "low", "high"]
-    show(found, as_json, table(rows, heads) if rows else "No runs yet. Start one with: llmops run experiments/pydocs/eval.ipynb")
+    text = table(rows, heads) if rows else "No runs yet. Start one with: llmops run experiments/pydocs/eval.ipynb"
+    show([info for _, infos in shown for info in infos], as_json, text)
 
 
+def _row(info: Any) -> list[Any]:
+    "A run as a line."
+    success = next((m for m in info.metrics if m.name == "task_success" and not m.slice), None)
+    return [info.id, info.app, info.status, info.model.get("name", ""), info.items, *((success.value, success.low, success.high) if success else (None,) * 3)]
+
+
+def _sweep_row(name: str, infos: Sequence[Any]) -> list[Any]:
+    "The runs of a sweep as one line."
+    finished = sum(info.status == "finished" for info in infos)
+    return [name, infos[0].app, f"sweep, {finished} of {len(infos)} runs finished", ", ".join(sorted({info.model.get("name", "") for info in infos} - {""})), max(info.items for info in infos), None, None, None]
+
+# %% ../nbs/80_cli.ipynb #fd8db1dc
 @main.command("show")
 @click.argument("name", metavar="RUN")
 @click.option("--item", default="", metavar="ID", help="One item of it, with everything that made its answer.")

@@ -10,5 +10,8 @@ from .cli import main as main
 # %% auto #0
 __all__ = []
 
+# %% ../nbs/89_commands.ipynb #8dfff778
+from . import sweep_commands as sweep_commands
+
 # %% ../nbs/89_commands.ipynb #c0ffee84
 from . import compare_commands as compare_commands

@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from ._sweeps_cluster import on_dask
 from ._sweeps_front import Point, card, front, rows
 from ._sweeps_journals import Tail, items_seen, sums
 from .app import load_app
@@ -33,7 +34,7 @@ from .runs import resume_run
 from .scorers import standard_scorers
 from .sequential import to_drop
 from .settings import Settings
-from .spaces import Cell, Plan, as_it_is, cells_of, complete, given_to_app, given_to_notebook, items_of, new_cell, propose
+from .spaces import Cell, Plan, as_it_is, cells_of, complete, corners, given_to_app, given_to_notebook, items_of, new_cell, propose
 from .store import write_atomic
 
 # %% auto #0
@@ -347,7 +348,7 @@ def _with_runs(cell: Cell, sweep: str, plan: Plan) -> Cell:
 def run_sweep(
     plan: Plan,  # What to try
     settings: Settings,  # Where reports go
-    executor: Executor | None = None,  # Where runs are run; default: threads of this process. A Dask cluster's: `Client.get_executor()`
+    executor: Executor | str | None = None,  # Where runs are run: default threads of this process; `Client.get_executor()` of a Dask cluster, or its address
     *,
     progress: bool = True,  # Show a bar on standard error
     agree: Callable[[Forecast], bool] | None = None,  # Asked before money is spent; default: nobody is
@@ -376,7 +377,7 @@ def run_sweep(
 def resume_sweep(
     sweep: Sweep,  # One that was killed, stopped, or had cells that failed
     settings: Settings,  # Where reports go
-    executor: Executor | None = None,  # Where runs are run; default: threads of this process
+    executor: Executor | str | None = None,  # Where runs are run; default: threads of this process
     *,
     limits: Limits | None = None,  # Another budget for the whole sweep, what was spent included; default: the one it has
     progress: bool = True,  # Show a bar on standard error
@@ -392,7 +393,7 @@ def resume_sweep(
         return _run(sweep.directory, info, settings, executor, progress, after)
 
 # %% ../nbs/64_sweeps.ipynb #b5ae2127
-def _run(place: Path, info: SweepInfo, settings: Settings, executor: Executor | None, progress: bool, after: Callable[[Run], object] | None) -> Sweep:
+def _run(place: Path, info: SweepInfo, settings: Settings, executor: Executor | str | None, progress: bool, after: Callable[[Run], object] | None) -> Sweep:
     "Conduct a sweep to its end, and sum it up."
     from tqdm import tqdm
 
@@ -403,6 +404,8 @@ def _run(place: Path, info: SweepInfo, settings: Settings, executor: Executor | 
     with contextlib.ExitStack() as stack:
         stack.enter_context(spending(Budget(place / LEDGER)))
         bar = stack.enter_context(tqdm(unit="item", disable=not progress, file=sys.stderr, dynamic_ncols=True, desc=info.plan.name or "sweep"))
+        if isinstance(executor, str):
+            executor = stack.enter_context(on_dask(executor))
         if executor is None:
             sweep.share = stack.enter_context(sharing(place / ".models"))
             executor = stack.enter_context(ThreadPoolExecutor(workers, thread_name_prefix="cell"))
@@ -420,9 +423,8 @@ def _run(place: Path, info: SweepInfo, settings: Settings, executor: Executor | 
 
 def _local(sweep: _Conductor) -> bool:
     "Whether a model of this machine answers in some cell."
-    plan = sweep.info.plan
-    varied = plan.vary.get("model", ()) if isinstance(plan.vary.get("model", ()), (list, tuple)) else ()
-    return any(str(name).startswith("local/") for name in [sweep.usual.get("model"), *varied, *(c.values.get("model") for c in sweep.info.cells)])
+    cells = [{}, *corners(sweep.info.plan), *(c.values for c in sweep.info.cells)]
+    return any(str({**sweep.usual, **values}.get("model")).startswith("local/") for values in cells)
 
 # %% ../nbs/64_sweeps.ipynb #baba7a8a
 def _close(sweep: _Conductor, status: str, note: str) -> Sweep:
