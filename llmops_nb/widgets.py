@@ -26,8 +26,8 @@ from .core import ConfigurationError, DataError, LLMOpsError, MissingExtra, RunE
 from .store import digest, write_atomic
 
 # %% auto #0
-__all__ = ['State', 'F', 'LONGEST', 'STATIC', 'VIEW', 'Stored', 'state_path', 'read_state', 'write_state', 'command', 'call',
-           'Stopped', 'Task', 'drawing', 'table_html', 'Kept', 'Commanded', 'Working', 'Widget']
+__all__ = ['State', 'F', 'LONGEST', 'STATIC', 'VIEW', 'Stored', 'state_path', 'read_state', 'Outrun', 'write_state', 'command',
+           'call', 'Stopped', 'Task', 'drawing', 'table_html', 'Kept', 'Commanded', 'Working', 'Widget']
 
 # %% ../nbs/85_widgets.ipynb #f5899ec7
 State = TypeVar("State")  # A frozen dataclass that JSON can carry
@@ -83,11 +83,15 @@ def read_state(
     return stored
 
 # %% ../nbs/85_widgets.ipynb #13c9de37
+class Outrun(RunError):
+    "Another kernel changed the state first; its state is the one that holds."
+
+
 def write_state(
     path: Path,  # The state file
     stored: Stored,  # What to write; its revision is the one last seen
 ) -> Stored:  # As written, with the next revision
-    "Replace a state file, unless another kernel was faster; raises `RunError` then and writes nothing."
+    "Replace a state file, unless another kernel was faster; raises `Outrun` then and writes nothing."
     from filelock import FileLock, Timeout
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,7 +99,7 @@ def write_state(
         with FileLock(path.with_name(f".{path.name}.lock"), timeout=10):
             there = _on_disk(path)
             if there and there.revision != stored.revision:
-                raise RunError(f"Another kernel has changed {path.name} in the meantime. Its state is shown now and your last step was not taken; repeat it if it still fits.")
+                raise Outrun(f"Another kernel has changed {path.name} in the meantime. Its state is shown now and your last step was not taken; repeat it if it still fits.")
             stored = replace(stored, revision=stored.revision + 1)
             write_atomic(path, msgspec.json.format(to_json(stored), indent=1))
     except Timeout:
@@ -254,24 +258,36 @@ class Kept(Generic[State]):
                 self._revision = stored.revision
 
     def change(self, **changes: Any) -> None:
-        "Change fields of the state; raises `RunError` when another kernel was faster, whose state is then shown."
+        "Change fields of the state; raises `Outrun` when another kernel was faster, whose state is then shown."
         with self._lock:
             state = replace(self.state, **changes)  # type: ignore[type-var]
             if self.path is not None:
                 try:
                     self._revision = write_state(self.path, Stored(self.name, self.version, self._revision, self.subject, state)).revision
-                except RunError:
+                except Outrun:
                     self.reload()
                     raise
             self.state = state
 
 # %% ../nbs/85_widgets.ipynb #5bada65e
+@contextlib.contextmanager
+def _watched(widget: Any) -> Iterator[None]:
+    "Errors become words of the widget."
+    try:
+        yield
+    except LLMOpsError as error:
+        widget.problem = str(error)
+    except Exception as error:  # whatever a widget's own code does wrong
+        widget.problem, widget.fault = f"{type(error).__name__}: {error}", traceback.format_exc()
+
+# %% ../nbs/85_widgets.ipynb #bde2ae1d
 class Commanded(Kept[State]):
     "Messages in, snapshots out; long work aside, in a thread."
 
     problem, fault = "", ""  # What went wrong last: in words, and as a traceback
     task: Task | None = None  # The long work that was started last
     number = 0  # Of the snapshot; grows with every answer
+    _handling = False  # A message is being carried out; its answer shows what changed
 
     def body(self) -> Mapping[str, Any]:
         "What the script draws: prepared texts and numbers."
@@ -279,41 +295,41 @@ class Commanded(Kept[State]):
 
     def still(self) -> str:
         "The state as HTML without scripts and styles, for readers without a kernel."
-        fields: Mapping[str, Any] = msgspec.to_builtins(self.state)
-        return table_html([], list(fields.items()))
+        return table_html([], list(msgspec.to_builtins(self.state).items()))
 
     def publish(self) -> None:
         "Show the present state; there is no screen here."
 
+    def change(self, **changes: Any) -> None:
+        "Change fields of the state and show it; raises `Outrun` when another kernel was faster."
+        with self._lock:
+            super().change(**changes)
+            if not self._handling:
+                self.publish()
+
     def handle(self, message: Any) -> dict[str, Any]:
         "Carry out a message from the browser; errors become words in the snapshot that it returns."
         with self._lock:
-            self.problem = ""
-            with self._watched():
-                call(self, message)
+            self.problem, self._handling = "", True
+            try:
+                with _watched(self):
+                    call(self, message)
+            finally:
+                self._handling = False
             self.publish()
             return self.snapshot()
 
     def snapshot(self) -> dict[str, Any]:
         "All that the script gets: plain JSON."
         body: Mapping[str, Any] = {}
-        with self._watched():
+        with _watched(self):
             body = self.body()
         task = self.task.shown() if self.task else None
         told = {"widget": self.name, "number": self.number, "problem": self.problem, "task": task, "body": body}
         made: dict[str, Any] = msgspec.json.decode(to_json(told))
         return made
 
-    @contextlib.contextmanager
-    def _watched(self) -> Iterator[None]:
-        try:
-            yield
-        except LLMOpsError as error:
-            self.problem = str(error)
-        except Exception as error:  # whatever a widget's own code does wrong
-            self.problem, self.fault = f"{type(error).__name__}: {error}", traceback.format_exc()
-
-# %% ../nbs/85_widgets.ipynb #bde2ae1d
+# %% ../nbs/85_widgets.ipynb #c7ddd4cf
 class Working(Commanded[State]):
     "A widget that can work for minutes and still answer."
 
@@ -354,11 +370,11 @@ class Working(Commanded[State]):
             self._told = time.monotonic()
             self.publish()
 
-# %% ../nbs/85_widgets.ipynb #c7ddd4cf
+# %% ../nbs/85_widgets.ipynb #955256ea
 def _work(widget: Working[Any], task: Task, work: Callable[[Task], None]) -> None:
     "What the thread does: the work, and telling how it ended."
     status = "failed"
-    with widget._watched():
+    with _watched(widget):
         try:
             work(task)
             status = "finished"
@@ -368,7 +384,7 @@ def _work(widget: Working[Any], task: Task, work: Callable[[Task], None]) -> Non
         task.status = status
         widget.publish()
 
-# %% ../nbs/85_widgets.ipynb #955256ea
+# %% ../nbs/85_widgets.ipynb #5efa48b0
 class Widget(Working[State]):
     "State in Python and on disk, drawn by the script of the same name, and kept in the notebook as a still picture."
 
@@ -413,7 +429,7 @@ class Widget(Working[State]):
         self._display = secrets.token_hex(8)
         need("IPython.display", "notebooks").display(self._repr_mimebundle_(), raw=True, display_id=self._display)
 
-# %% ../nbs/85_widgets.ipynb #5efa48b0
+# %% ../nbs/85_widgets.ipynb #56eaa42c
 def _bundle(widget: Widget[Any]) -> dict[str, Any]:
     "What a notebook keeps of a widget: a line of text, the picture, and the live view where there is a kernel."
     widget._picture = widget.still()

@@ -18,11 +18,13 @@ function h(name, attributes, ...children) {
   return element;
 }
 
-// A button that names its key; `options` are further attributes.
+// A button that names its key: `hint` behind the text, or `lead` before it; `options` are further attributes.
 function button(text, press, options = {}) {
-  const { hint, ...rest } = options;
-  return h("button", { type: "button", click: press, "aria-keyshortcuts": hint || null, ...rest }, h("span", {}, text), hint ? h("kbd", { "aria-hidden": "true" }, hint) : null);
+  const { hint, lead, ...rest } = options;
+  const key = (name) => (name ? h("kbd", { "aria-hidden": "true" }, name) : null);
+  return h("button", { type: "button", click: press, "aria-keyshortcuts": NAMES[hint || lead] || hint || lead || null, ...rest }, key(lead), h("span", {}, text), key(hint));
 }
+const NAMES = { "←": "ArrowLeft", "→": "ArrowRight", "↑": "ArrowUp", "↓": "ArrowDown" };
 
 const WAIT = 6000; // Milliseconds without an answer before the reader is told
 const TYPING = "input:not([type=checkbox]):not([type=radio]):not([type=button]), textarea, select, [contenteditable=true]";
@@ -46,17 +48,24 @@ function widget(draw) {
       const say = (text) => { if (voice.textContent !== text) voice.textContent = text; };
       const complain = (text) => { note.hidden = !text; if (note.textContent !== text) note.textContent = text; };
 
+      // A message that nobody waits for; false when there is no kernel to hear it.
+      function post(message) {
+        try { model.send(message); return true; } catch { return false; }
+      }
+
       // Send a command. Keys pressed before its answer are kept for the state that comes with the answer.
       function send(name, args = {}) {
         clearTimeout(waiting);
-        waiting = setTimeout(() => {
-          waiting = 0;
-          queue = [];
-          root.removeAttribute("aria-busy");
-          complain("The kernel does not answer: it is busy, or it has stopped. All that was answered is saved. If it has stopped, run the cell again to go on from there.");
-        }, WAIT);
+        if (!post({ ...args, do: name })) return silent();
         root.setAttribute("aria-busy", "true");
-        model.send({ ...args, do: name });
+        waiting = setTimeout(silent, WAIT);
+      }
+
+      function silent() {
+        waiting = 0;
+        queue = [];
+        root.removeAttribute("aria-busy");
+        complain("The kernel does not answer: it is busy, or it has stopped. All that was answered is saved. If it has stopped, run the cell again to go on from there.");
       }
 
       function answered() {
@@ -111,7 +120,7 @@ function widget(draw) {
           running ? button("Stop", () => send("stop"), { "data-keep": "stop" }) : null);
       }
 
-      const tools = { h, button, send, say, keys: (map) => Object.assign(keys, map), root, signal: gone.signal };
+      const tools = { h, button, send, say, keys: (map) => Object.assign(keys, map), root, signal: gone.signal, own: {} }; // `own` is for what a view must remember between two drawings
 
       root.addEventListener("keydown", (event) => {
         // The notebook's own shortcuts are off inside a widget, but not those with Ctrl or Cmd, such as saving.
@@ -130,19 +139,19 @@ function widget(draw) {
       root.addEventListener("focusout", () => {
         root.setAttribute("data-lm-suppress-shortcuts", "true");
         clearTimeout(resting);
-        resting = setTimeout(() => { if (!root.contains(root.getRootNode().activeElement)) model.send({ do: "rest" }); }, 300);
+        resting = setTimeout(() => { if (!root.contains(root.getRootNode().activeElement)) post({ do: "rest" }); }, 300);
       }, listen);
       model.on("change:view", answered);
       redraw();
       el.append(root);
-      model.send({ do: "hello" });
+      post({ do: "hello" });
 
       return () => {
         gone.abort();
         clearTimeout(waiting);
         clearTimeout(resting);
         model.off("change:view", answered);
-        try { model.send({ do: "bye" }); } catch { /* the kernel went first */ }
+        post({ do: "bye" });
         root.remove();
       };
     },
