@@ -14,7 +14,7 @@ from typing import Any
 
 from .core import ConfigurationError, RunError, unknown
 from .evals import Run, now
-from .figures import quantity
+from .figures import is_number, quantity
 from .labels import Label, add_label, agreement_table, current, disagreements, labels_table, read_labels, read_lines, standing, win_rates
 from .rubrics import Criterion, Rubric
 from .stats import Estimate, mean
@@ -241,7 +241,7 @@ class Noting(Scoring):
     def reveal(self) -> None:
         "Show names and results before all is done; labels from now on say that they were not blind."
         self.told = "Names and results are shown. Labels from now on are marked as not blind."
-        self.change(revealed=True)
+        self.change(revealed=True, at=len(self.sheet.turns))
 
 # %% ../nbs/86_eval_scorer.ipynb #fc3b59bc
 LONG = 20_000  # Characters of a text on the screen
@@ -280,7 +280,7 @@ def shown(
 def _interval(estimate: Estimate, unit: str = "share") -> str:
     "A number with its interval, for reading."
     value, low, high = (quantity(number, unit) for number in (estimate.value, estimate.low, estimate.high))
-    return value if estimate.low is None else f"{value} [{low}, {high}]"
+    return value if not is_number(estimate.low) else f"{value} [{low}, {high}]"
 
 
 def everybody(
@@ -288,6 +288,11 @@ def everybody(
 ) -> tuple[Label, ...]:
     "The labels of all people about the answers on a sheet."
     return tuple(label for label in read_labels(sheet.path) if (label.item, label.runs) in sheet.place)
+
+
+def _mark(path: Path) -> tuple[int, int]:
+    "Changes when somebody adds a line."
+    return (path.stat().st_size, path.stat().st_mtime_ns) if path.exists() else (0, 0)
 
 
 def results(
@@ -304,12 +309,13 @@ def results(
         found = [(label.value, label.item) for label in labels if label.value is not None and (label.criterion, label.runs) == (criterion.name, (run.id,))]
         if found:
             means.append([criterion.name, run.id, _interval(mean([value for value, _ in found], [item for _, item in found]), "score"), str(len(found))])
-    agreed = [[row.criterion, f"{row.first} and {row.second}", quantity(row.same, "share"), str(row.n)] for row in agreement_table(labels, sheet.runs, sheet.rubric).itertuples()]
+    agreed = [[r.criterion, r.between, f"{r.measure} = {_interval(Estimate(r.agreement, r.low, r.high, r.n, ''), 'score')}", quantity(r.same, "share"), str(r.n), r.method]
+              for r in agreement_table(labels, sheet.runs, sheet.rubric).itertuples()]  # fmt: skip
     tables = [
         ("Where opinions differ most", ["item", "criterion", "said"], rows, apart),
         ("Comparisons", ["criterion", "result", "win rate", "left side won"], rates, []),
         ("Means of all people", ["criterion", "run", "mean [95 % interval]", "labels"], means, []),
-        ("Agreement", ["criterion", "between", "same", "answers"], agreed, []),
+        ("Agreement", ["criterion", "between", "beyond chance [95 % interval]", "same", "answers", "interval by"], agreed, []),
     ]
     return [{"title": title, "head": head, "rows": lines, "places": places} for title, head, lines, places in tables if lines]
 
@@ -388,6 +394,7 @@ class EvalScorer(Noting):
         labels: Path | str | None = None,  # The labels file; labels.jsonl beside the first run when None
         seed: int = 0,  # Another one gives another order
     ):
+        self._tables: tuple[tuple[int, int], list[dict[str, Any]]] = (-1, -1), []
         self.sheet = sheet_of([runs] if isinstance(runs, Run) else runs, rubric, rater, how, Path(labels) if labels else None, seed)
         subject = digest([[turn.key for turn in self.sheet.turns], [c.name for c in self.sheet.criteria]])
         place = state_path(self.sheet.path.parent, self.name, f"{self.sheet.rater} {short(subject)}")
@@ -395,7 +402,11 @@ class EvalScorer(Noting):
 
     def results(self) -> list[dict[str, Any]]:
         "Tables of what came out; none as long as this person should be blind."
-        return results(self.sheet) if self.state.revealed or not self.sheet.missing() else []
+        if self.sheet.missing() and not self.state.revealed:
+            return []
+        if self._tables[0] != (mark := _mark(self.sheet.path)):
+            self._tables = mark, results(self.sheet)
+        return self._tables[1]
 
     def body(self) -> Mapping[str, Any]:
         "What the script draws."
@@ -404,7 +415,7 @@ class EvalScorer(Noting):
         return {
             "label": f"Score answers, {sheet.rater}", "rater": sheet.rater, "pairs": sheet.pairs, "file": sheet.path.name, "told": self.told, "progress": far,
             "task": sheet.rubric.task if sheet.rubric else "", "blind": not self.state.revealed, "undo": bool(standing(sheet.lines)), "turn": turn,
-            "tables": self.results() if turn is None or self.state.revealed else [],
+            "next": min(sheet.missing(), default=0), "tables": self.results() if turn is None else [],
         }  # fmt: skip
 
     def still(self) -> str:

@@ -53,12 +53,14 @@ function undo(body, { send, keys }) {
 
 const saved = (body) => h("span", { class: "es-told soft" }, body.told || `Each click is saved in ${body.file}.`);
 
-function finished(body, { send }) {
+function finished(body, { send, keys }) {
   const left = body.progress.total - body.progress.done;
+  const again = () => send("go", { to: body.next });
+  keys({ ArrowRight: again, ArrowLeft: () => send("go", { to: body.progress.total - 1 }) });
   return [
     h("h3", {}, left ? `${left} still to do` : "All done. Thank you."),
-    left ? null : h("p", { class: "soft" }, "Names are shown now, and what others said."),
-    h("div", { class: "row" }, button(left ? "Go on" : "Look again from the start", () => send("go", { to: 0 }), { "data-keep": "again" })),
+    body.tables.length ? h("p", { class: "soft" }, "Names are shown now, and what others said.") : null,
+    h("div", { class: "row" }, button(left ? "Go on" : "Look again from the start", again, { "data-keep": "again", hint: "→", class: left ? "main" : null })),
   ];
 }
 
