@@ -218,7 +218,7 @@ def _check_whole(golden: GoldenSet, few: int) -> Iterator[Problem]:
     for name, count in sorted(Counter(name for item in golden for name in item.slices).items()):
         if count < few:
             width = min(100, round(100 / count**0.5))
-            yield Problem("warning", "small slice", "", f"Slice {name!r} has {count} items: a share over it is known to ± {width} points.", "Add items, or join it with another slice.")
+            yield Problem("warning", "small slice", "", f"Slice {name!r} has {count} item{'s' if count > 1 else ''}: a share over it is known to ± {width} points.", "Add items, or join it with another slice.")
     can, reviews = [item for item in golden if item.answerable], Counter(item.review for item in golden)
     retrieval = sum(bool(i.evidence) and not i.facts and not i.expected.strip() for i in can)
     notes = [

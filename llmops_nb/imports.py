@@ -368,7 +368,8 @@ def _taken(rows: Sequence[Row], said: Mapping[str, str], default: Item, kept: di
             item = _item(row, found, default, kept)
             check_item(item, "row")
             if item.id in seen:
-                raise DataError(f"its id {item.id!r} was taken already from {seen[item.id]}")
+                what = "question" if item.id.startswith("q-") and not row.get(found.get("id", "")) else f"id {item.id!r}"
+                raise DataError(f"its {what} was taken already from {seen[item.id]}")
         except DataError as error:
             refused.append(Refusal(where, str(error).removeprefix("row: ")))
             continue
