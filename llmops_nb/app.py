@@ -146,7 +146,7 @@ def _plain(value: Any) -> Any:
 class Provenance:
     "What a run records about the application it evaluates."
 
-    digests: Mapping[str, str]  # The version of every part: app, prompt, model, corpus, index
+    digests: Mapping[str, str]  # The version of every part: app, prompt, model, corpus, index, fewshots if any; settings are all else
     model: Mapping[str, Any]  # Name, digest, parameters, and what the model says of itself
     contents: tuple[str, ...]  # The texts it is made of, so that it can be made again
 
@@ -317,7 +317,7 @@ def _provenance(app: App) -> Provenance:
     while isinstance(inner, Wrapped):
         inner = inner.model
     model = {"name": app.model.name, "digest": app.model.digest, **said, **getattr(inner, "facts", {})}
-    return Provenance({"app": digest([parts, kept]), **parts}, model, tuple(contents))
+    return Provenance({"app": digest([parts, kept]), **parts, "settings": digest(kept)}, model, tuple(contents))
 
 
 def in_effect(

@@ -297,7 +297,7 @@ def begin(
     path = directory / "run.json"
     if path.exists():
         old = from_json(path.read_bytes(), RunInfo)
-        kept = [name for name in info.digests if name != "code" and old.digests and old.digests.get(name) != info.digests[name]]
+        kept = [name for name, version in old.digests.items() if name != "code" and info.digests.get(name) != version]
         if kept:
             raise RunError(f"The run {directory.name} was made with another {', '.join(kept)}. Start a new run, or go back to what it was made with.")
         first = {"created": old.created, "git": old.git, "environment": old.environment} if old.digests else {"created": old.created or info.created}

@@ -144,7 +144,7 @@ def test_what_a_run_used_is_kept(manual: Path, tmp_path: Path) -> None:
     info = evaluate(app, golden, [exact_match], tmp_path / "run", settings=settings, progress=False).info
     assert Objects(settings.state / "objects").get(info.digests["prompt"]).decode() == PROMPT
     assert digest(Objects(settings.state / "objects").get(golden.digest)) == info.digests["golden"]
-    assert set(info.digests) == {"app", "prompt", "model", "index", "corpus", "golden", "scorers", "code"}
+    assert set(info.digests) == {"app", "prompt", "model", "index", "corpus", "settings", "golden", "scorers", "code"}
     assert info.environment["packages"]["numpy"] and info.model["name"] == "loop"
     assert open_run(tmp_path / "run").info == info
 
