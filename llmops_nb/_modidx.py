@@ -154,6 +154,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'llmops_nb.compare._Pair.__init__': ('compare.html#_pair.__init__', 'llmops_nb/compare.py'),
                                    'llmops_nb.compare._allowed': ('compare.html#_allowed', 'llmops_nb/compare.py'),
                                    'llmops_nb.compare._changes': ('compare.html#_changes', 'llmops_nb/compare.py'),
+                                   'llmops_nb.compare._clear': ('compare.html#_clear', 'llmops_nb/compare.py'),
                                    'llmops_nb.compare._column': ('compare.html#_column', 'llmops_nb/compare.py'),
                                    'llmops_nb.compare._compare_all': ('compare.html#_compare_all', 'llmops_nb/compare.py'),
                                    'llmops_nb.compare._judge': ('compare.html#_judge', 'llmops_nb/compare.py'),

@@ -250,7 +250,7 @@ def _column(pair: _Pair, name: str, part: str = "", seed: int = 0) -> _Column:
     gaps = (np.log(other) - np.log(one)) if ratio else other - one
     return _Column(name, part, found, failed, onesided, cases[0], cases[1], ratio, design_effect(gaps, clusters) if len(one) else 1.0, medians)
 
-# %% ../nbs/57_compare.ipynb #3e3716fb
+# %% ../nbs/57_compare.ipynb #ea1249e2
 MATTERS = 0.05  # Difference a team usually wants to see: five points of a share, 0.05 of a score, five per cent of a cost
 
 
@@ -265,13 +265,18 @@ def _judge(column: _Column, adjusted: float | None, tests: int, margin: float | 
         same, noninferior = (all(test(case, limit).holds for case in cases) for test in (equivalence, noninferiority))
     if same:
         outcome = "equivalent"
-    elif adjusted is not None and adjusted <= 1 - LEVEL and found.difference:
+    elif adjusted is not None and adjusted <= 1 - LEVEL and found.difference and all(map(_clear, cases)):
         outcome = "better" if sign * found.difference > 0 else "worse"
     else:
         outcome = "not enough evidence"
     more = _more(column, limit, tests) if outcome == "not enough evidence" else None
     verdict = Verdict(column.metric, column.slice, outcome, "", found, adjusted, more, kind.unit, kind.better, margin, noninferior, column.failed, column.onesided, column.worst, column.best, column.ratio, tests, column.medians)
     return replace(verdict, sentence=sentence(verdict, labels))
+
+
+def _clear(found: Paired) -> bool:
+    "Whether the interval, where there is one, leaves 0 out: test and interval must agree before anything is claimed."
+    return found.low is None or found.high is None or not found.low <= 0 <= found.high
 
 
 def _turned(found: Paired, sign: int) -> Paired:

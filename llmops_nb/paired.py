@@ -139,7 +139,7 @@ def paired(
     low, high = interval or (None, None)
     return Paired(float(gaps.mean()), low, high, p, n, wins, losses, n - wins - losses, effect, method, float(first.mean()), float(second.mean()), narrow, spread, binary, groups if kept is not None else 0)
 
-# %% ../nbs/53_paired.ipynb #cf3011f1
+# %% ../nbs/53_paired.ipynb #dc1190d2
 _Found = tuple[float, tuple[float, float] | None, tuple[float, float] | None, str]
 
 
@@ -170,6 +170,13 @@ def _scores(gaps: Any, clusters: Sequence[Hashable] | None, resamples: int, seed
     if n < ENOUGH or float(gaps.max() - gaps.min()) < 1e-12:
         return p, None, None, f"{test}; {'no interval from fewer than ' + str(ENOUGH) + ' pairs' if n < ENOUGH else 'no interval, every pair differs alike'}"
     (wide, narrow), interval = intervals(sums, sizes, (LEVEL, 0.90), resamples, seed)
+    wins, losses, most = int((gaps > 0).sum()), int((gaps < 0).sum()), float(abs(gaps).max())
+    if wins + losses < ENOUGH:  # too few to know how large changes are: what Tango says of their number, each as large as the largest
+        wide, narrow = (
+            (min(low, lower * most), max(high, upper * most))
+            for (low, high), (lower, upper) in zip((wide, narrow), (tango(wins, losses, n), tango(wins, losses, n, 0.90)), strict=True)
+        )
+        interval += " and Tango"
     return p, wide, narrow, f"{test}; {interval}"
 
 # %% ../nbs/53_paired.ipynb #54899eaa

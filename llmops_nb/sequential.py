@@ -32,11 +32,12 @@ def purse(
     top = each.max(axis=-1, keepdims=True)
     return (top + np.log(np.exp(each - top).mean(axis=-1, keepdims=True)))[..., 0]
 
-# %% ../nbs/59_sequential.ipynb #474ec217
+# %% ../nbs/59_sequential.ipynb #8da6f495
 def to_drop(
     scores: Mapping[str, Mapping[str, float | None]],  # By arm, then by item: all that is known so far; None where a metric does not apply
     error: float = 0.05,  # Chance that the best arm is dropped, over the whole race
     *,
+    arms: int = 0,  # How many the race has in all, those included that have not begun or are out; default: those in `scores`
     order: Sequence[str] = (),  # All items in the order in which they are asked; default: those known, by the hash of their id
     low: float = 0.0,  # Smallest possible score
     high: float = 1.0,  # Largest possible score
@@ -49,7 +50,7 @@ def to_drop(
         raise ConfigurationError(unknown("direction", better, ("higher", "lower")))
     asked = list(order) or sorted({item for known in scores.values() for item in known}, key=digest)
     scaled = {arm: _scaled(arm, known, low, high, better) for arm, known in scores.items()}
-    bound = math.log(max(1, len(scores) - 1) / error)
+    bound = math.log(max(1, max(arms, len(scores)) - 1) / error)
     found: dict[str, str] = {}
     for arm in scores:
         beaten = [(grown, rival) for rival in scores if rival != arm and (grown := _beaten(scaled[arm], scaled[rival], asked, bound)) is not None]

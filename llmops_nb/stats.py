@@ -123,24 +123,27 @@ def _named(method: str, n: int, groups: int) -> str:
     "The method, with how clusters were dealt with."
     return method if groups == n else f"{method}, {groups} clusters" if groups >= ENOUGH else f"{method}, within {groups} clusters"
 
-# %% ../nbs/50_stats.ipynb #766aa254
+# %% ../nbs/50_stats.ipynb #ce254b05
 def bca(
     drawn: Any,  # Array: the statistic of every bootstrap sample
     value: float,  # The statistic of the data itself
     left_out: Any,  # Array: the statistic with one item, or cluster, left out at a time
     levels: Sequence[float] = (LEVEL,),  # Confidence of each interval that is wanted
 ) -> list[tuple[float, float]]:  # One interval a level
-    "Bias-corrected accelerated ends (Efron 1987) with percentiles expanded for small samples (Hesterberg 2015)."
+    "Bias-corrected accelerated ends (Efron 1987), expanded by Student's t (Hesterberg 2015) at Satterthwaite's degrees of freedom."
     import numpy as np
     from scipy.special import ndtr, ndtri, stdtrit
 
     n = len(left_out)
     bias = float(ndtri(np.clip(((drawn < value).mean() + (drawn <= value).mean()) / 2, 1e-6, 1 - 1e-6)))
     gaps = left_out.mean() - left_out
-    skew = float((gaps**3).sum() / (6 * (gaps**2).sum() ** 1.5)) if gaps.any() else 0.0
+    squares = float((gaps**2).sum())
+    skew = float((gaps**3).sum()) / (6 * squares**1.5) if squares else 0.0
+    tails = n * float((gaps**4).sum()) / squares**2 if squares else 3.0  # kurtosis: how much the spread hangs on a few values
+    freedom = max(2.0, min(n - 1.0, 2 * n / max(1e-9, tails - 1)))
     found = []
     for level in levels:
-        z = math.sqrt(n / (n - 1)) * float(stdtrit(n - 1, (1 + level) / 2))
+        z = math.sqrt((freedom + 1) / freedom) * float(stdtrit(freedom, (1 + level) / 2))
         moved = [bias + side / (1 - skew * side) if skew * side < 1 else math.copysign(math.inf, side) for side in (bias - z, bias + z)]
         low, high = np.quantile(drawn, ndtr(moved))
         found.append((float(low), float(high)))
