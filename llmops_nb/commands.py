@@ -10,6 +10,9 @@ from .cli import main as main
 # %% auto #0
 __all__ = []
 
+# %% ../nbs/89_commands.ipynb #c0ffee81
+from . import prompt_commands as prompt_commands
+
 # %% ../nbs/89_commands.ipynb #901de205
 from . import golden_commands as golden_commands
 

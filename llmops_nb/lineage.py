@@ -47,15 +47,19 @@ class Lineage:
     metric: str  # Whose values are shown
     entries: tuple[Entry, ...]  # The newest first
 
+    def rows(self) -> list[dict[str, Any]]:
+        "One row a version, for tables and programs."
+        return [_row(entry) for entry in self.entries]
+
     def to_pandas(self) -> Any:
         "One row a version."
         import pandas as pd
 
-        return pd.DataFrame([_row(entry) for entry in self.entries])
+        return pd.DataFrame(self.rows())
 
     def _repr_html_(self) -> str:
         heads = ["version", "labels", "date", "author", "message", "runs", self.metric, "95 % interval", "items"]
-        rows = [[r["version"], r["labels"], r["date"][:10], r["author"], r["message"] if not r["problem"] else f"{r['message']} (broken: {r['problem']})", r["runs"] or "", *_numbers(r)] for r in map(_row, self.entries)]
+        rows = [[r["version"], r["labels"], r["date"][:10], r["author"], r["message"] if not r["problem"] else f"{r['message']} (broken: {r['problem']})", r["runs"] or "", *_numbers(r)] for r in self.rows()]
         cells = "".join(f"<tr>{''.join(f'<td style=text-align:left>{html.escape(str(cell))}</td>' for cell in row)}</tr>" for row in rows)
         return f"<p><b>{html.escape(self.name)}</b>: {len(self.entries)} versions</p><table><tr>{''.join(f'<th>{html.escape(h)}</th>' for h in heads)}</tr>{cells}</table>"
 
@@ -72,7 +76,7 @@ def _row(entry: Entry) -> dict[str, Any]:
     "A version as one row."
     version, score = entry.version, entry.score
     row: dict[str, Any] = {"version": short(version.digest), "labels": ", ".join(entry.labels), "date": version.date, "author": version.author, "message": version.message, "commit": version.commit[:9], "problem": version.problem}
-    row |= {"runs": len(entry.runs), "run": entry.runs[0].id if entry.runs else "", "value": score.value if score else None, "low": score.low if score else None, "high": score.high if score else None}
+    row |= {"runs": len(entry.runs), "run_ids": [run.id for run in entry.runs], "value": score.value if score else None, "low": score.low if score else None, "high": score.high if score else None}
     return row | {"items": score.n if score else None}
 
 # %% ../nbs/66_lineage.ipynb #66a00007
