@@ -11,6 +11,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 from . import _prompt_sweep_shown as shown
@@ -56,6 +57,7 @@ class SweepState:
     cells: tuple[str, ...] = ()  # The cells whose answers are compared, the first with all others
     winner: str = ""  # The cell that was pinned
     offer: str = ""  # The change of a file that is shown: "app", "label", "plan" or ""
+    offered: str = ""  # Digest of what was shown: nothing else is made
 
 # %% ../nbs/88_prompt_sweep.ipynb #8db8f09d
 class Planned(Widget[SweepState]):
@@ -126,6 +128,8 @@ class Edited(Planned):
     def keep(self, name: str) -> None:
         "Save the draft as a new prompt beside the others, and try it."
         file, own = self.file, read_definition(self.home / "app.yaml").prompt
+        if Path(name).name != name:
+            raise ConfigurationError(f"{name!r} is a path. Give a name: the new prompt is saved beside {file}, as say-2.md beside say.md.")
         edit = edit_prompt((self.home / file).parent / name, self.state.drafts.get(file, shown.text_of(self.home / file)))
         edit.write()
         new = edit.path.relative_to(self.home).as_posix()
@@ -234,11 +238,10 @@ def _directories(widget: Planned) -> list[Path]:
 # %% ../nbs/88_prompt_sweep.ipynb #315c131d
 def _foresee(widget: Planned, plan: Plan, cells: Sequence[Cell]) -> None:
     "Make a forecast and keep it."
-    refused = ""
-    ledger = widget.settings.state / "forecasts" / f"{digest([str(plan), len(cells), threading.get_ident()])[:16]}.sqlite"
-    with spending(Budget(ledger, plan.budget)):
-        found = forecast(plan, widget.settings, cells=cells)
+    found, refused = None, ""
     try:
+        with TemporaryDirectory(ignore_cleanup_errors=True) as place, spending(Budget(Path(place) / "budget.sqlite", plan.budget)):
+            found = forecast(plan, widget.settings, cells=cells)
         refuse(found, plan.budget)
     except BudgetError as error:
         refused = str(error)
@@ -309,15 +312,15 @@ class PromptSweep(Looked):
     @command
     def offer(self, what: str) -> None:
         "Show what a change of a file would change; nothing when empty."
-        if what == "label":
-            _candidate(self)
-        elif what:
-            _offered(self, what)
-        self.change(offer=what)
+        self.change(offer=what, offered=digest(_shown_offer(self, what)) if what else "")
 
     @command
     def make(self) -> None:
-        "Make the change that is shown."
+        "Make the change that is shown, and no other."
+        now = digest(_shown_offer(self, self.state.offer))
+        if now != self.state.offered:
+            self.change(offered=now)
+            raise ConfigurationError("What would change is no longer what was shown, so nothing was written. Look at it as it is now.")
         if self.state.offer == "label":
             path, prompt, why = _candidate(self)
             set_label(path, LABEL, prompt, Objects(self.settings.state / "objects"), why)
@@ -413,7 +416,7 @@ def _judged(widget: Planned, progress: Progress) -> Mapping[str, Verdict]:
 def _body(widget: Planned) -> dict[str, Any]:
     "What the script draws."
     state, plan, progress = widget.state, widget.plan(), _progress(widget)
-    fresh = state.forecast is not None and digest(plan) == state.forecast_of
+    fresh = digest(plan) == state.forecast_of
     sealed = sum(item.split == "test" for item in widget.golden)
     cells = _sized(widget, plan)
     labels = {cell.id: cell.label for cell in cells} if isinstance(cells, tuple) else {}
@@ -425,9 +428,9 @@ def _body(widget: Planned) -> dict[str, Any]:
         "slices": sorted({name for item in widget.golden for name in item.slices if item.split != "test"}), "slice": state.slice, "limit": state.limit, "repeats": state.repeats, "racing": state.racing,
         "money": "" if state.limits.money is None else f"{state.limits.money:g}", "calls": "" if state.limits.calls is None else str(state.limits.calls), "seconds": "" if state.limits.seconds is None else f"{state.limits.seconds:g}",
         "size": _size(widget, cells, plan), "ready": isinstance(cells, tuple), "busy": busy,
-        "forecast": shown.foreseen(state.forecast, labels) if state.forecast and fresh else None, "refused": state.refused if fresh else "", "can_run": bool(fresh and not state.refused and not busy),
+        "forecast": shown.foreseen(state.forecast, labels) if state.forecast and fresh else None, "refused": state.refused if fresh else "", "can_run": bool(fresh and state.forecast and not state.refused and not busy),
         "sweep": _sweep(widget, progress) if progress else None, "answers": _answers(widget, progress) if progress and state.item else None,
-        "winner": state.winner, "offer": _shown_offer(widget),
+        "winner": state.winner, "offer": _shown_offer(widget, state.offer) if state.offer else None,
     }  # fmt: skip
 
 
@@ -480,14 +483,9 @@ def _answers(widget: Planned, progress: Progress) -> dict[str, Any] | None:
     return {**shown.answers(items[state.item], records, progress.info.plan.objective), "place": f"{place:,} of {len(items):,}"} if records else None
 
 
-def _shown_offer(widget: Planned) -> dict[str, Any] | None:
-    "The change of a file that is shown, line by line."
-    if not widget.state.offer:
-        return None
-    try:
-        if widget.state.offer == "label":
-            path, prompt, why = _candidate(widget)
-            return shown.labelled(path, LABEL, read_trail(path).now.get(LABEL, ""), prompt.digest, why)
-        return shown.lines(_offered(widget, widget.state.offer))
-    except LLMOpsError as error:
-        return {"title": str(error), "path": "", "new": False, "lines": []}
+def _shown_offer(widget: Planned, what: str) -> dict[str, Any]:
+    "A change of a file, line by line; raises what keeps it from being made."
+    if what == "label":
+        path, prompt, why = _candidate(widget)
+        return shown.labelled(path, LABEL, read_trail(path).now.get(LABEL, ""), prompt.digest, why)
+    return shown.lines(_offered(widget, what))

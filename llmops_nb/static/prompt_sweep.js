@@ -65,9 +65,9 @@ function draw(view, tools) {
       button("Forecast", () => send("foresee"), { "data-keep": "foresee", disabled: body.busy || !body.ready, class: forecast ? "" : "main" }),
       button("Run", () => send("run"), { "data-keep": "run", disabled: !body.can_run, class: "main", title: body.can_run ? "" : "Forecast this plan first" }),
       button("Save plan …", () => send("offer", { what: "plan" }), { "data-keep": "plan", disabled: !body.ready })),
+    body.refused ? h("p", { class: "ps-refused", role: "alert" }, body.refused) : null,
     forecast ? h("div", { class: "ps-forecast" },
       h("dl", {}, [["to pay", `${forecast.total.to_pay} of ${forecast.total.calls} calls`], ["cache", forecast.total.cached], ["cost", forecast.total.cost], ["time", forecast.total.seconds]].map(([name, text]) => h("div", {}, h("dt", {}, name), h("dd", {}, text)))),
-      body.refused ? h("p", { class: "ps-refused", role: "alert" }, body.refused) : null,
       h("details", { "data-keep": "by cell" }, h("summary", {}, "By cell"), h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, column("Cell"), column("Calls", { class: "number" }), column("To pay", { class: "number" }), column("Cache"), column("Cost"), column("Model time"))), h("tbody", {}, forecast.rows.map((r) => row(r.label, r)))))),
       h("p", { class: "soft" }, h("small", {}, [`Tokens: ${forecast.total.tokens}.`, forecast.method, ...forecast.notes].join(" ")))) : null);
 
