@@ -311,8 +311,9 @@ def results(
             means.append([criterion.name, run.id, _interval(mean([value for value, _ in found], [item for _, item in found]), "score"), str(len(found))])
     agreed = [[r.criterion, r.between, f"{r.measure} = {_interval(Estimate(r.agreement, r.low, r.high, r.n, ''), 'score')}", quantity(r.same, "share"), str(r.n), r.method]
               for r in agreement_table(labels, sheet.runs, sheet.rubric).itertuples()]  # fmt: skip
+    sides = f" (first is {sheet.runs[0].id}, second {sheet.runs[1].id})" if sheet.pairs else ""
     tables = [
-        ("Where opinions differ most", ["item", "criterion", "said"], rows, apart),
+        (f"Where opinions differ most{sides}", ["item", "criterion", "said"], rows, apart),
         ("Comparisons", ["criterion", "result", "win rate", "left side won"], rates, []),
         ("Means of all people", ["criterion", "run", "mean [95 % interval]", "labels"], means, []),
         ("Agreement", ["criterion", "between", "beyond chance [95 % interval]", "same", "answers", "interval by"], agreed, []),

@@ -20,8 +20,8 @@ from .stats import Estimate, mean, share
 from .store import Journal, read_journal
 
 # %% auto #0
-__all__ = ['Label', 'add_label', 'read_lines', 'standing', 'current', 'read_labels', 'labels_table', 'WinRate', 'win_rates',
-           'scale_of', 'on_scale', 'Opinions', 'opinions', 'disagreements', 'agreement_table']
+__all__ = ['SIDES', 'Label', 'add_label', 'read_lines', 'standing', 'current', 'read_labels', 'labels_table', 'WinRate',
+           'win_rates', 'scale_of', 'on_scale', 'Opinions', 'opinions', 'disagreements', 'agreement_table']
 
 # %% ../nbs/71_labels.ipynb #d9f93551
 @dataclass(frozen=True)
@@ -142,11 +142,10 @@ class WinRate:
     def sentence(self) -> str:
         "The result in words."
         low, high = self.rate.low, self.rate.high
-        counts = f"{self.wins} won, {self.losses} lost, {self.ties} tied"
         if low is None or high is None or low <= 0.5 <= high:
-            return f"Not enough evidence that {self.first} or {self.second} is better ({counts})."
-        better, worse = (self.first, self.second) if low > 0.5 else (self.second, self.first)
-        return f"{better} is better than {worse} ({counts} by {self.first})."
+            return f"Not enough evidence that either is better: {self.first} won {self.wins}, lost {self.losses} and tied {self.ties}."
+        better, worse, won, lost = (self.first, self.second, self.wins, self.losses) if low > 0.5 else (self.second, self.first, self.losses, self.wins)
+        return f"{better} is better than {worse}: won {won}, lost {lost}, tied {self.ties}."
 
 
 def win_rates(
@@ -229,6 +228,9 @@ def opinions(
     return tuple(found)
 
 # %% ../nbs/71_labels.ipynb #012550ad
+SIDES = {1.0: "first", 0.5: "tie", 0.0: "second"}  # What a label of a comparison says, in a word
+
+
 def disagreements(
     labels: Sequence[Label],  # From `read_labels`
     runs: Sequence[Run] = (),  # Whose scorers are asked too
@@ -243,7 +245,8 @@ def disagreements(
             people = [value for who, value in said.items() if who in found.people]
             spread, apart = max(people) - min(people), max(said.values()) - min(said.values())
             if apart:
-                rows.append([item, " and ".join(names), found.criterion, spread, apart, ", ".join(f"{who} {value:g}" for who, value in said.items())])
+                words = SIDES if len(names) == 2 else {}
+                rows.append([item, " and ".join(names), found.criterion, spread, apart, ", ".join(f"{who} {words.get(value) or f'{value:g}'}" for who, value in said.items())])
     table = pd.DataFrame(rows, columns=["item", "run", "criterion", "people_apart", "all_apart", "said"])
     return table.sort_values(["people_apart", "all_apart", "item"], ascending=[False, False, True], ignore_index=True)
 

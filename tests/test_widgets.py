@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lab import CHROMIUM, needs_chromium
 
 from llmops_nb import widgets
 from llmops_nb.core import ConfigurationError, DataError, RunError
 from llmops_nb.reports import sanitise
-from llmops_nb.widgets import LONGEST, STATIC, Task, Widget, command, read_state, state_path, table_html
+from llmops_nb.widgets import LONGEST, STATIC, Task, Widget, command, drawing, read_state, state_path, table_html
 
 
 @dataclass(frozen=True)
@@ -245,3 +246,92 @@ def test_scripts_write_no_html_and_styles_stay_inside() -> None:
         rules = [rule.strip() for rule in re.findall(r"([^{}]+)\{", text) if not rule.strip().startswith("@")]
         assert [rule for rule in rules if not all(part.strip().startswith(".llmops-widget") for part in re.split(r",(?![^(]*\))", rule))] == [], path.name
         assert "url(" not in text and "@import" not in text
+
+
+PAGE = """<!DOCTYPE html><style>body { --vscode-editorWidget-background: rgb(1, 2, 3); --vscode-foreground: rgb(250, 250, 250) } p { margin: 7px } </style><p>outside</p>
+<div id="one"></div><div id="two"></div>
+<script type="module">
+  const code = CODE;
+  const { default: made } = await import(URL.createObjectURL(new Blob([code], { type: "text/javascript" })));
+  class Model {  // What anywidget hands to a view
+    constructor(view) { this.view = view; this.heard = []; this.listeners = new Set(); }
+    get() { return this.view; }
+    on(_, f) { this.listeners.add(f); }
+    off(_, f) { this.listeners.delete(f); }
+    send(message) { if (this.dead) throw new Error("Cannot send"); this.heard.push(message); }
+    answer(view) { this.view = { ...this.view, ...view }; for (const f of [...this.listeners]) f(); }
+  }
+  window.models = [new Model({ body: { at: 1 } }), new Model({ body: { at: 100 } })];
+  window.close = models.map((model, n) => made.render({ model, el: document.getElementById(n ? "two" : "one") }));
+  window.ready = true;
+</script>"""
+DRAW = """
+export default widget((view, { h, button, send, keys }) => {
+  keys({ a: () => send("add", { seen: view.body.at }) });
+  return [h("p", { id: "text" + view.body.at }, "<i>at</i> " + view.body.at), h("input", { "data-keep": "field", value: "v" + view.body.at }), button("Add", () => send("add"), { hint: "a", "data-keep": "add" })];
+});
+"""
+
+
+@pytest.mark.browser
+@needs_chromium
+def test_two_views_of_a_page_keep_apart_and_leave_nothing(tmp_path: Path) -> None:
+    from playwright.sync_api import sync_playwright
+
+    code = json.dumps(drawing("none", "js") + DRAW).replace("</", "<\\/")
+    (tmp_path / "page.html").write_text(PAGE.replace("CODE", code).replace("</style>", drawing("none", "css") + "</style>"))
+    errors: list[str] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"])
+        page = browser.new_page()
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto((tmp_path / "page.html").as_uri())
+        page.wait_for_function("window.ready")
+
+        def heard(n: int) -> list[Any]:
+            found: list[Any] = page.evaluate(f"models[{n}].heard.splice(0)")
+            return found
+
+        assert [heard(0), heard(1)] == [[{"do": "hello"}]] * 2
+        assert page.locator("#text1").text_content() == "<i>at</i> 1" and page.locator("#one i").count() == 0
+        assert page.locator("#one section").evaluate("e => getComputedStyle(e).backgroundColor") == "rgb(1, 2, 3)"
+        assert page.evaluate("getComputedStyle(document.querySelector('body > p')).margin") == "7px"
+
+        page.locator("#one section").focus()
+        page.keyboard.type("aab")  # The second a waits for the answer to the first
+        assert heard(0) == [{"do": "add", "seen": 1}] and heard(1) == []
+        page.evaluate("models[0].answer({ body: { at: 2 } })")
+        assert heard(0) == [{"do": "add", "seen": 2}]
+        page.evaluate("models[0].answer({ body: { at: 3 }, problem: '<b>Full</b>' })")
+        assert page.locator("#one [role=alert]").text_content() == "<b>Full</b>" and heard(0) == []
+
+        page.locator("#one input").focus()
+        page.keyboard.type("a")  # Typing is not commanding
+        page.evaluate("models[0].answer({ body: { at: 4 }, problem: '' })")
+        assert page.evaluate("document.activeElement.value") == "v3a" and heard(0) == []
+        page.keyboard.press("Escape")
+        assert page.evaluate("document.activeElement.tagName") == "SECTION" and not page.locator("#one [role=alert]").is_visible()
+
+        suppressed = "document.querySelector('#one section').hasAttribute('data-lm-suppress-shortcuts')"
+        assert page.evaluate(suppressed)
+        page.keyboard.down("Control")
+        assert not page.evaluate(suppressed)  # Saving with Ctrl+S stays the notebook's
+        page.keyboard.up("Control")
+        assert page.evaluate(suppressed)
+
+        page.locator("#two section").focus()
+        page.wait_for_function("models[0].heard.length")
+        assert heard(0) == [{"do": "rest"}] and heard(1) == []
+        page.evaluate("models[1].answer({ task: { label: 'Sweep', status: 'running', share: 0.5, count: '5 of 10', text: 'asking' } })")
+        assert page.locator("#two [role=progressbar]").get_attribute("aria-valuenow") == "50"
+        page.locator("#two").get_by_role("button", name="Stop").click()
+        assert heard(1) == [{"do": "stop"}]
+
+        page.evaluate("models[1].dead = true")
+        page.locator("#two").get_by_role("button", name="Add").click()
+        assert "does not answer" in str(page.locator("#two [role=alert]").text_content())
+        page.evaluate("close.forEach((f) => f())")
+        assert page.locator("section").count() == 0 and page.evaluate("models.map((m) => m.listeners.size)") == [0, 0]
+        assert heard(0) == [{"do": "bye"}]
+        browser.close()
+    assert errors == []

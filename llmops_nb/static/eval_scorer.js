@@ -53,26 +53,30 @@ function undo(body, { send, keys }) {
 
 const saved = (body) => h("span", { class: "es-told soft" }, body.told || `Each click is saved in ${body.file}.`);
 
-function finished(body, { send, keys }) {
+function finished(body, tools) {
+  const { send, keys } = tools;
   const left = body.progress.total - body.progress.done;
   const again = () => send("go", { to: body.next });
   keys({ ArrowRight: again, ArrowLeft: () => send("go", { to: body.progress.total - 1 }) });
   return [
     h("h3", {}, left ? `${left} still to do` : "All done. Thank you."),
     body.tables.length ? h("p", { class: "soft" }, "Names are shown now, and what others said.") : null,
-    h("div", { class: "row" }, button(left ? "Go on" : "Look again from the start", again, { "data-keep": "again", hint: "→", class: left ? "main" : null })),
+    h("div", { class: "row" }, button(left ? "Go on" : "Look again from the start", again, { "data-keep": "again", hint: "→", class: left ? "main" : null }), undo(body, tools), saved(body)),
   ];
 }
 
+const MANY = 8; // Rows of a table before the rest is folded
+
 function tables(body, { send }) {
-  return body.tables.map((table) =>
-    h("div", { class: "scroll es-table" }, h("h4", {}, table.title),
-      h("table", {}, h("thead", {}, h("tr", {}, table.head.map((text) => h("th", { scope: "col" }, text)))),
-        h("tbody", {}, table.rows.map((row, n) => {
-          const place = table.places[n];
-          const cells = row.map((text, column) => (column === 0 && Number.isInteger(place) ? h("td", {}, h("button", { type: "button", class: "es-link", click: () => send("go", { to: place }), "aria-label": `Show ${text}` }, text)) : h("td", { class: "words" }, text)));
-          return h("tr", {}, cells);
-        })))));
+  const line = (table, n) => h("tr", {}, table.rows[n].map((text, column) => {
+    const place = table.places[n];
+    const link = column === 0 && Number.isInteger(place);
+    return h("td", { dir: "auto" }, link ? h("button", { type: "button", class: "es-link", click: () => send("go", { to: place }), "aria-label": `Show ${text}` }, text) : text);
+  }));
+  const part = (table, from, to) => h("table", {}, h("thead", {}, h("tr", {}, table.head.map((text) => h("th", { scope: "col" }, text)))),
+    h("tbody", {}, table.rows.slice(from, to).map((_, n) => line(table, from + n))));
+  return body.tables.map((table) => h("div", { class: "scroll es-table" }, h("h4", {}, table.title), part(table, 0, MANY),
+    table.rows.length > MANY ? h("details", { "data-keep": table.title }, h("summary", {}, `${table.rows.length - MANY} more rows`), part(table, MANY)) : null));
 }
 
 function draw(view, tools) {
@@ -83,7 +87,7 @@ function draw(view, tools) {
   bar.firstChild.style.width = `${100 * share}%`;
   const head = h("div", { class: "row es-head" }, h("b", {}, body.rater), h("span", { class: "chip" }, body.blind && body.turn ? "names hidden" : "names shown"), bar, h("span", { class: "soft number" }, body.progress.text),
     body.blind && body.turn ? button("Show names", () => tools.send("reveal"), { class: "es-quiet", "data-keep": "reveal", title: "Shows names, results and other people's labels; labels after that are marked as not blind" }) : null);
-  const main = body.turn ? scored(body, tools) : [...finished(body, tools), h("div", { class: "row" }, undo(body, tools), saved(body))];
+  const main = body.turn ? scored(body, tools) : finished(body, tools);
   tools.say([body.told, body.turn ? `Question ${body.turn.count}: ${body.turn.question.slice(0, 300)}` : "All done."].filter(Boolean).join(" "));
   return [head, body.task ? h("p", { class: "soft es-task" }, body.task) : null, ...main, ...tables(body, tools)];
 }
