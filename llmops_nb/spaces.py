@@ -337,7 +337,7 @@ def corners(
 ) -> list[dict[str, Any]]:
     "One parameter at a time at each of its values, or at the ends of its range: what a sampler could come up with."
     axes = {name: axis(name, values) for name, values in plan.vary.items()}
-    return [{name: value} for name, found in axes.items() for value in ([found.low, found.high] if isinstance(found, Range) else found)]
+    return [{name: value} for name, found in axes.items() for value in ([_number(found.low), _number(found.high)] if isinstance(found, Range) else found)]
 
 # %% ../nbs/61_spaces.ipynb #72371b9d
 def _check(plan: Plan, values: Mapping[str, Any], settings: Settings) -> None:
