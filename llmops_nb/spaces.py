@@ -368,7 +368,7 @@ def propose(
     "The next cell's values, learned from the scores of finished ones; raises `MissingExtra` without Optuna."
     optuna = need("optuna", "optuna")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    axes = {name: axis(name, values) for name, values in plan.vary.items()}
+    axes = {name: axis(name, values) for name, values in sorted(plan.vary.items())}
     space = {name: _distribution(optuna, found) for name, found in axes.items()}
     tried = [c for c in cells if set(space) <= set({**usual, **c.values})]
     better = "maximize" if KINDS.get(plan.objective, OTHER).better == "higher" else "minimize"

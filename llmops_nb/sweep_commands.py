@@ -98,19 +98,18 @@ def finished(
 ) -> None:
     "Write a sweep's report, show it, and end with its code."
     report = _report(found)
-    show(found.info, as_json, told(found) + (f"\n\nReport: {report}" if report else "") + ("" if found.info.status == "finished" else f"\nGo on with: llmops sweep resume {found.id}"))
     failed = any(cell.status == "failed" for cell in found.info.cells)
+    advice = "" if found.info.status == "finished" and not failed else f"\nGo on with: llmops sweep resume {found.id}"
+    show(found.info, as_json, told(found) + (f"\n\nReport: {report}" if report else "") + advice)
     context.exit(1 if found.info.status == "failed" else 3 if failed or found.info.status != "finished" else 0)
 
 
 def _report(found: Any) -> Path | None:
-    "The sweep's report, where that page is there."
-    import importlib
+    "The sweep's report, written; one that fails costs no sweep."
+    from llmops_nb.sweep_reports import render_sweep
 
     try:
-        return Path(importlib.import_module("llmops_nb.sweep_reports").render_sweep(found.directory))
-    except ModuleNotFoundError:
-        return None
+        return render_sweep(found.directory)
     except LLMOpsError as error:
         click.echo(f"The sweep is kept, but its report could not be written: {error}", err=True)
         return None

@@ -132,7 +132,7 @@ def test_a_cell_that_fails_stops_no_other(tmp_path: Path) -> None:
     states = {c.values.get("prompt", "as it is"): c.status for c in found.info.cells}
     assert states == {"as it is": "finished", "refused.md": "failed", "plain.md": "finished"}
     assert "401" in found.cell("c01").note and "verysecret" not in done.stdout + found.cell("c01").note
-    assert "c01 failed" in done.stdout and f"llmops sweep resume {found.id}" not in done.stdout
+    assert "c01 failed" in done.stdout and f"llmops sweep resume {found.id}" in done.stdout
 
 
 def test_a_budget_stops_a_sweep_that_can_go_on_with_more(tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_forecast_stands_beside_what_was(tmp_path: Path) -> None:
         assert info["forecast"]["pilot"] == 0 and info["forecast"]["total"]["to_pay"] == 120 - 9 == info["totals"]["calls"]
         assert len(server.requests()) == 120
         cost = info["forecast"]["total"]["cost"]
-        assert cost["low"] <= info["totals"]["spent"] <= cost["high"]
+        assert cost["low"] - 1e-9 <= info["totals"]["spent"] <= cost["high"] + 1e-9
     shown = command(tmp_path, "sweep", "show", "last").stdout
     assert "foretold: 111 calls" in shown and "No winner" in shown
 
