@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .compare import Change, Comparison, compare, read_record
-from .core import ConfigurationError
+from .core import ConfigurationError, unknown
 from .evals import Run
 from .metrics import Metric
 from .prompts import Prompt
@@ -23,10 +23,10 @@ from .store import short
 from .versions import Version, history, read_trail
 
 # %% auto #0
-__all__ = ['HEADLINE', 'Entry', 'Lineage', 'runs_by_prompt', 'lineage', 'Flip', 'Behaviour', 'behaviour']
+__all__ = ['HEADLINE', 'Entry', 'Lineage', 'runs_by_prompt', 'shown_metric', 'lineage', 'Flip', 'Behaviour', 'behaviour']
 
 # %% ../nbs/66_lineage.ipynb #66a00006
-HEADLINE = "task_success"  # The metric shown unless another is asked for
+HEADLINE = "task_success"  # The metric shown, where runs have it, unless another is asked for
 
 
 @dataclass(frozen=True)
@@ -96,15 +96,27 @@ def _backwards(text: str) -> tuple[int, ...]:
     return tuple(-ord(letter) for letter in text)
 
 
+def shown_metric(
+    runs: Iterable[Run],  # Of which one metric is to be shown
+    wanted: str = "",  # By a person; default: `HEADLINE`, or the first that the runs have
+) -> str:
+    "The metric to show; raises `ConfigurationError` with the names known when no run has it."
+    known = list(dict.fromkeys(m.name for run in runs for m in run.info.metrics if not m.slice))
+    if wanted and known and wanted not in known:
+        raise ConfigurationError(unknown("metric", wanted, known))
+    return wanted or (HEADLINE if HEADLINE in known or not known else known[0])
+
+
 def lineage(
     path: Path,  # A prompt's file
     settings: Settings,  # Where reports are
-    metric: str = HEADLINE,  # Whose values to show
+    metric: str = "",  # Whose values to show; default: `HEADLINE`, or what the runs have
 ) -> Lineage:
     "The history of a prompt, with labels, runs and scores; raises `ConfigurationError` where there is no git."
-    labels, runs = read_trail(path).now, runs_by_prompt(settings)
+    labels, runs, versions = read_trail(path).now, runs_by_prompt(settings), history(path)
+    metric = shown_metric([run for version in versions for run in runs.get(version.digest, ())], metric)
     entries = []
-    for version in history(path):
+    for version in versions:
         used = runs.get(version.digest, ())
         score = next((m for run in used for m in run.info.metrics if m.name == metric and not m.slice), None)
         entries.append(Entry(version, tuple(sorted(name for name, stands in labels.items() if stands == version.digest)), used, score))

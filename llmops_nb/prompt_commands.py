@@ -69,15 +69,16 @@ def prompt() -> None:
 
 @prompt.command("list")
 @click.argument("directories", nargs=-1, metavar="[PLACE]...", type=click.Path(path_type=Path))
-@click.option("--metric", default="task_success", show_default=True, help="Whose value to show.")
+@click.option("--metric", default="", metavar="NAME", help="Whose value to show; default: task_success, or what the runs have.")
 @as_json
 def list_prompts(directories: tuple[Path, ...], metric: str, as_json: bool) -> None:
     "List prompts: those of an experiment or directory, or without one of every experiment."
-    from llmops_nb.lineage import runs_by_prompt
+    from llmops_nb.lineage import runs_by_prompt, shown_metric
     from llmops_nb.versions import prompts_in
 
     settings = _settings()
     runs = runs_by_prompt(settings)
+    metric = shown_metric([run for used in runs.values() for run in used], metric)
     rows = [_standing(path, runs, metric) for place in places(directories, settings) for path in prompts_in(place)]
     text = table([[r["prompt"], r["version"][:12], r["state"], ", ".join(r["labels"]), r["runs"], r["value"], r["low"], r["high"]] for r in rows], ["prompt", "version", "state", "labels", "runs", metric, "low", "high"])
     show(rows, as_json, text if rows else "No prompts here. A prompt is a text file that begins with front matter between two lines of ---.")
@@ -129,7 +130,7 @@ def show_prompt(name: Path, as_json: bool) -> None:
 # %% ../nbs/81_prompt_commands.ipynb #81a00010
 @prompt.command("history")
 @click.argument("name", metavar="PROMPT", type=click.Path(path_type=Path))
-@click.option("--metric", default="task_success", show_default=True, help="Whose value to show.")
+@click.option("--metric", default="", metavar="NAME", help="Whose value to show; default: task_success, or what the runs have.")
 @click.option("--limit", default=20, show_default=True, help="How many versions to list; 0 for all.")
 @as_json
 def show_history(name: Path, metric: str, limit: int, as_json: bool) -> None:
@@ -137,7 +138,8 @@ def show_history(name: Path, metric: str, limit: int, as_json: bool) -> None:
     from llmops_nb.lineage import lineage
 
     path, _ = named(name)
-    rows = lineage(path, _settings(), metric).rows()
+    found = lineage(path, _settings(), metric)
+    rows, metric = found.rows(), found.metric
     shown = rows[:limit] if limit else rows
     lines = [[r["version"], r["date"][:10], r["author"], r["message"] + (f" (broken: {r['problem']})" if r["problem"] else ""), r["labels"], r["runs"], r["value"], r["low"], r["high"]] for r in shown]
     text = table(lines, ["version", "date", "author", "message", "labels", "runs", metric, "low", "high"])
