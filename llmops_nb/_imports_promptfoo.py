@@ -36,6 +36,7 @@ _TYPES = {
 _SLICES = ("category", "categories", "slice", "slices", "tag", "tags", "topic", "feature", "difficulty", "type")
 _SHORTHAND = re.compile(r"(?P<type>(?:not-)?[a-z][a-z0-9-]*)(?:\((?P<threshold>\d+(?:\.\d+)?)\))?:(?P<value>.*)", re.S)
 _VARIABLE = re.compile(r"\{\{-?\s*([A-Za-z_]\w*)\s*-?\}\}")
+LONGEST = 1_000_000  # Characters of a template that is filled in
 MOST = 10_000  # Tests that one list of values may be multiplied into
 
 
@@ -200,6 +201,9 @@ class Promptfoo:
         for name, value in variables.items():
             if name in self.names["expected"] and "expected" not in row and name not in used:
                 row["expected"] = value
+            elif name in self.names["quote"] and name not in used and "quote" not in row:
+                row["quote"] = value
+                self.mapped[f"variable {name} → evidence"] += 1
             elif name not in used and name not in self.names["expected"]:
                 self.ignored[f"variable {name}"] += 1
                 notes.append(f"{name}: {_short(value)}")
@@ -290,13 +294,16 @@ class Promptfoo:
 
     def _filled(self, value: Any, variables: Mapping[str, Any]) -> str | None:
         "A value as text with its variables filled in; None when that takes promptfoo itself."
-        if isinstance(value, str) and value.startswith("file://"):
+        try:
             value = self._variable(value)
-        text = value if isinstance(value, str) else "" if value is None else _plain(value)
-        if any(name not in variables for name in _VARIABLE.findall(text)):
+        except DataError:
             return None
-        filled = _VARIABLE.sub(lambda found: _plain(variables[found[1]]), text)
-        return None if re.search(r"\{\{|\{%|\{#", filled) else filled
+        text = value if isinstance(value, str) else "" if value is None else _plain(value)
+        for _ in range(5):  # A variable may hold another one
+            text = _VARIABLE.sub(lambda found: _plain(variables[found[1]]) if found[1] in variables else found[0], text)
+            if len(text) > LONGEST:
+                return None
+        return None if re.search(r"\{\{|\{%|\{#", text) else text
 
     def _variable(self, value: Any) -> Any:
         "A variable's value; a text, YAML or JSON file is read, anything else that is a file refused."
@@ -319,9 +326,13 @@ class Promptfoo:
     def _document(self, file: Path) -> Any:
         "A YAML or JSON file."
         try:
-            return yaml.safe_load(self.read(file))
+            found = yaml.safe_load(self.read(file))
+            if _size(found, {}) > LONGEST:
+                raise DataError(f"{file.name} is too large once its aliases are written out.")
+            return found
         except (yaml.YAMLError, RecursionError, ValueError) as error:
-            raise DataError(f"{file.name} is not YAML: {' '.join(str(error).split())[:300]}") from error
+            hint = " Put the value in quotes: a question mark before a closing brace is read otherwise here." if "got '?'" in str(error) else ""
+            raise DataError(f"{file.name} is not YAML: {' '.join(str(error).split())[:300]}{hint}") from error
 
     def _resolved(self, value: Any, where: str) -> dict[str, Any]:
         "A test as a mapping, read from its file when it is named by one."
@@ -381,6 +392,16 @@ def literal(pattern: str) -> list[str] | None:
     parts = [re.sub(r"\\([ .+*?/()\[\]{}$^|-])", r"\1", part) for part in words.split("|")] if not re.search(r"\\\|", words) else [words]
     bare = re.sub(r"\\[ .+*?/()\[\]{}$^-]", "", words)
     return None if re.search(r"[\\.+*?()\[\]{}$^]", bare) or not all(part.strip() for part in parts) else parts
+
+
+def _size(value: Any, known: dict[int, int]) -> int:
+    "How many values there are with every alias written out; one that holds itself never ends."
+    if not isinstance(value, (dict, list)):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = LONGEST + 1  # Until it is known: met again inside itself, it has no end
+        known[id(value)] = 1 + sum(_size(inner, known) for inner in (value.values() if isinstance(value, dict) else value))
+    return known[id(value)]
 
 
 def _plain(value: Any) -> str:

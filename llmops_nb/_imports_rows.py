@@ -70,7 +70,12 @@ def _broken_csv(path: Path, line: Callable[[], int]) -> Iterator[None]:
 
 
 def json_rows(path: Path, encoding: str = "") -> Iterator[Row]:
-    "The rows of a JSON file: an object a line, or one list of objects."
+    "The rows of a JSON file, with inner objects flattened."
+    return ((where, flat(row), problem) for where, row, problem in json_objects(path, encoding))
+
+
+def json_objects(path: Path, encoding: str = "") -> Iterator[Row]:
+    "The objects of a JSON file as they are: an object a line, or one list of objects."
     text = text_of(path, encoding)
     if text.lstrip()[:1] == "[" or path.name.removesuffix(".gz").endswith(".json"):
         try:
@@ -85,7 +90,7 @@ def json_rows(path: Path, encoding: str = "") -> Iterator[Row]:
         entries = ((f"{path.name}:{n}", *decoded(line)) for n, line in enumerate(text.split("\n"), start=1) if line.strip())
     for where, value, problem in entries:
         fits = isinstance(value, Mapping)
-        yield where, flat(value) if fits else {}, problem or ("" if fits else f"an object is expected, not {type(value).__name__}")
+        yield where, value if fits else {}, problem or ("" if fits else f"an object is expected, not {type(value).__name__}")
 
 
 def decoded(line: str) -> tuple[Any, str]:
@@ -134,8 +139,10 @@ def plain(value: Any) -> Any:
     "A cell as JSON would give it; missing values are None."
     if hasattr(value, "tolist"):
         value = value.tolist()
-    if value is None or (not isinstance(value, (list, tuple, dict, str)) and value != value) or type(value).__name__ in ("NAType", "NaTType"):
+    if value is None or type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and value != value):
         return None
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    return [plain(v) for v in value] if isinstance(value, (list, tuple)) else {k: plain(v) for k, v in value.items()} if isinstance(value, dict) else value
+    if isinstance(value, Mapping):
+        return {key: plain(inner) for key, inner in value.items()}
+    return [plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value

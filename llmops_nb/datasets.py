@@ -14,11 +14,13 @@ from typing import Any
 
 import msgspec
 
-from .core import DataError, Item, build, to_json, unknown
+from .core import ConfigurationError, DataError, Item, build, to_json, unknown
+from .duplicates import duplicate_groups
 from .store import digest, short, write_atomic
 
 # %% auto #0
-__all__ = ['SPLITS', 'REVIEWS', 'GoldenSet', 'parse_golden', 'check_item', 'load_golden', 'save_golden', 'select', 'reviewed']
+__all__ = ['SPLITS', 'REVIEWS', 'GoldenSet', 'parse_golden', 'check_item', 'load_golden', 'save_golden', 'select', 'reviewed',
+           'divide']
 
 # %% ../nbs/12_datasets.ipynb #fafcd464
 SPLITS = ("dev", "test")  # For tuning, and for the last word
@@ -190,8 +192,37 @@ def reviewed(
     said: Mapping[str, str],  # "accepted", "rejected" or "draft" by id of an item
 ) -> GoldenSet:
     "The set with what a person said of some of its items; raises `DataError` for an id it lacks."
+    known = {item.id for item in golden}
     for item_id, state in said.items():
-        golden[item_id]
+        if item_id not in known:
+            raise DataError(unknown("item", item_id, known))
         if state not in REVIEWS:
             raise DataError(unknown("review state", state, REVIEWS))
     return replace(golden, items=tuple(replace(i, review=said.get(i.id, i.review)) for i in golden.items))
+
+# %% ../nbs/12_datasets.ipynb #caa619ff
+def divide(
+    golden: GoldenSet,  # All of it
+    test: float = 0.5,  # Share of the items to keep back, in each slice
+    threshold: float = 0.8,  # Questions as alike as this stay in one split
+) -> GoldenSet:
+    "The set with a share of its items in the test split."
+    if not 0 < test < 1:
+        raise ConfigurationError(f"The share of the test split is above 0 and below 1, not {test}.")
+    items = {item.id: item for item in sorted(golden, key=lambda item: item.id)}
+    groups = duplicate_groups({key: item.question for key, item in items.items()}, threshold)
+    grouped = {key for group in groups for key in group}
+    units = [*groups, *((key,) for key in items if key not in grouped)]
+    strata: dict[tuple[bool, tuple[str, ...]], list[tuple[str, ...]]] = {}
+    for unit in units:
+        first = items[unit[0]]
+        strata.setdefault((first.answerable, first.slices), []).append(unit)
+    chosen = {item.id for item in golden if item.split == "test"}
+    for some in strata.values():
+        wanted = round(test * sum(map(len, some)))
+        kept = 0
+        for unit in sorted(some, key=lambda unit: (not chosen & set(unit), digest(unit[0]))):
+            if chosen & set(unit) or kept + len(unit) <= wanted:
+                chosen |= set(unit)
+                kept += len(unit)
+    return replace(golden, items=tuple(replace(item, split="test" if item.id in chosen else item.split) for item in golden))

@@ -79,10 +79,13 @@ def diff_golden(
     "Which items came, went and changed, and in which fields."
     old, new = {item.id: item for item in a}, {item.id: item for item in b}
     pairs = [(old[key], new[key]) for key in old if key in new]
-    asked = {normalised(item.question): item for item in reversed(b.items) if item.id not in old}
+    asked: dict[str, list[Item]] = {}
+    for item in reversed(b.items):
+        if item.id not in old:
+            asked.setdefault(normalised(item.question), []).append(item)
     for item in a:
-        if item.id not in new and (renamed := asked.pop(normalised(item.question), None)):
-            pairs.append((item, renamed))
+        if item.id not in new and (renamed := asked.get(normalised(item.question))):
+            pairs.append((item, renamed.pop()))
     went, came = {i.id for i, _ in pairs}, {i.id for _, i in pairs}
     changed = [ItemChange(i, j, names) for i, j in pairs if (names := _differing(i, j))]
     order = {item.id: place for place, item in enumerate(b)}
@@ -242,8 +245,12 @@ def tuning_only(
     hidden = [item.id for item in golden if item.split != "test" and seal and item.id in seal.items]
     if test or hidden:
         named = ", ".join(repr(key) for key in (test + hidden)[:3]) + (", …" if len(test + hidden) > 3 else "")
-        said = f"{len(hidden)} sealed items that were moved out of it" if hidden and not test else f"{len(test) + len(hidden)} items of the test split"
+        said = f"{_items(len(hidden), 'sealed ')} moved out of it" if hidden and not test else f"{_items(len(test) + len(hidden))} of the test split"
         raise ConfigurationError(f"This selection of {golden.name} holds {said} ({named}). Choose by the dev split (split=dev); evaluate the winner once on test.")
+
+
+def _items(count: int, what: str = "") -> str:
+    return f"{count} {what}item{'s' if count != 1 else ''}"
 
 # %% ../nbs/15_golden_changes.ipynb #01dbff7c
 @dataclass(frozen=True)

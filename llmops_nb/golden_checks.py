@@ -222,7 +222,7 @@ def _check_whole(golden: GoldenSet, few: int) -> Iterator[Problem]:
     can, reviews = [item for item in golden if item.answerable], Counter(item.review for item in golden)
     retrieval = sum(bool(i.evidence) and not i.facts and not i.expected.strip() for i in can)
     notes = [
-        (not any(i.split == "test" for i in golden), "no test split", "No item is kept back for the last word.", 'Set "split": "test" for a third of the items, before tuning begins.'),
+        (not any(i.split == "test" for i in golden), "no test split", "No item is kept back for the last word.", "Run llmops golden divide FILE before tuning begins."),
         (len(can) == len(golden), "all answerable", "Every item can be answered: nobody learns whether the application admits that it does not know.", "Add questions the documents do not answer."),
         (not any(i.evidence for i in can), "no evidence", "No item says where its answer stands: retrieval cannot be judged.", "Add evidence: document and quote."),
         (any(i.evidence for i in can) and not all(i.evidence for i in can), "some evidence", f"{sum(not i.evidence for i in can)} of {len(can)} answerable items have no evidence: they are left out where retrieval is judged.", "Add evidence: document and quote."),

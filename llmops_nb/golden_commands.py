@@ -15,14 +15,14 @@ import click
 
 from .cli import as_json, main, show, table
 from .core import ConfigurationError, DataError, LLMOpsError
-from .datasets import REVIEWS, SPLITS, GoldenSet, load_golden, save_golden
+from .datasets import REVIEWS, SPLITS, GoldenSet, divide, load_golden, save_golden
 from .golden_changes import GoldenDiff, diff_golden, golden_at, looks, read_seal, seal
 from .golden_checks import LEVELS, GoldenReport, check_golden, golden_stats, golden_twins
 from .store import Objects, short
 
 # %% auto #0
 __all__ = ['golden_group', 'list_golden', 'import_command', 'diff_command', 'check_command', 'stats_command',
-           'duplicates_command', 'seal_command', 'power_command']
+           'duplicates_command', 'seal_command', 'divide_command', 'power_command']
 
 # %% ../nbs/82_golden_commands.ipynb #515d9039
 @main.group("golden")
@@ -55,7 +55,12 @@ def _state(golden: GoldenSet, path: Path) -> str:
     if sealed is None:
         return "not sealed"
     problems = sealed.problems(golden)
-    return f"SEAL BROKEN: {len(problems)} items" if problems else "sealed"
+    return f"SEAL BROKEN: {_many(len(problems), 'problem')}" if problems else "sealed"
+
+
+def _many(count: int, what: str) -> str:
+    "A number with its noun."
+    return f"{count} {what}{'s' if count != 1 else ''}"
 
 # %% ../nbs/82_golden_commands.ipynb #69d97075
 @golden_group.command("import")
@@ -114,7 +119,7 @@ def _joined(before: GoldenSet, new: GoldenSet) -> GoldenSet:
     "Two sets as one; refuses ids that both have."
     known = {item.id for item in before}
     if twice := [item.id for item in new if item.id in known]:
-        raise DataError(f"{len(twice)} ids stand already in {before.name}: {', '.join(map(repr, twice[:5]))}. Map another column to id, or remove them.")
+        raise DataError(f"{_many(len(twice), 'id')} already in {before.name}: {', '.join(map(repr, twice[:5]))}. Map another column to id, or remove them.")
     return replace(before, items=(*before.items, *new.items))
 
 # %% ../nbs/82_golden_commands.ipynb #c9c1a7c8
@@ -227,8 +232,8 @@ def seal_command(context: click.Context, file: Path, why: str, who: str, as_json
     sealed = seal(golden, file, why, who) if why else read_seal(file)
     problems = sealed.problems(golden) if sealed else ()
     counted = _looks(golden)
-    lines = [f"{file.name}: {len(sealed.items)} test items, sealed by {sealed.who} at {sealed.when}: {sealed.why}"] if sealed else [f"{file.name} is not sealed. Seal its test split with: llmops golden seal {file} --why …"]
-    lines += [f"THE SEAL IS BROKEN, {len(problems)} items:", *(f"  {problem}" for problem in problems[:20])] if problems else []
+    lines = [f"{file.name}: {_many(len(sealed.items), 'test item')}, sealed by {sealed.who} at {sealed.when}: {sealed.why}"] if sealed else [f"{file.name} is not sealed. Seal its test split with: llmops golden seal {file} --why …"]
+    lines += [f"THE SEAL IS BROKEN, {_many(len(problems), 'problem')}:", *(f"  {problem}" for problem in problems[:20])] if problems else []
     lines += [f"  … and {len(problems) - 20} more"] if len(problems) > 20 else []
     show({"seal": sealed, "problems": problems, "looks": counted, "versions": counted.versions}, as_json, "\n".join([*lines, str(counted)]))
     context.exit(int(bool(problems)))
@@ -249,6 +254,22 @@ def _looks(golden: GoldenSet) -> Any:
             return None
 
     return looks((run.info for run in all_runs(settings)), golden, content)
+
+# %% ../nbs/82_golden_commands.ipynb #92f4da18
+@golden_group.command("divide")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--test", "share", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.5, show_default=True, help="Share of the items to keep back, in each slice.")
+@as_json
+def divide_command(file: Path, share: float, as_json: bool) -> None:
+    "Move a share of FILE's items into the test split, the same ones every time."
+    golden = load_golden(file)
+    if read_seal(file):
+        raise ConfigurationError(f"The test split of {file.name} is sealed: dividing it again would change it. Edit the file by hand if you must, and seal it again.")
+    found = divide(golden, share)
+    save_golden(found, file)
+    splits = Counter(item.split for item in found)
+    moved = [new.id for old, new in zip(golden, found, strict=True) if old.split != new.split]
+    show({"dev": splits["dev"], "test": splits["test"], "moved": moved}, as_json, f"{file}: {_many(len(moved), 'item')} moved; {splits['dev']} for tuning, {splits['test']} for the last word. Seal them with: llmops golden seal {file} --why …")
 
 # %% ../nbs/82_golden_commands.ipynb #23955957
 @golden_group.command("power")
@@ -271,7 +292,7 @@ def power_command(file: Path | None, count: int | None, difference: float | None
     needed = items_needed(difference, discordance, error=error) if difference else None
     rows = [[f["part"], f["items"], "nothing" if f["detectable"] is None else f"{100 * f['detectable']:.0f} points"] for f in found]
     whole = found[0]
-    head = f"With {whole['items']} items you can detect " + (f"a difference of {100 * whole['detectable']:.0f} points" if whole["detectable"] is not None else "nothing") + f" (found with probability {POWER:.0%}, two versions that disagree on {discordance:.0%} of the items" + (f", corrected for {tests} tests)." if tests > 1 else ").")
+    head = f"With {_many(whole['items'], 'item')} you can detect " + (f"a difference of {100 * whole['detectable']:.0f} points" if whole["detectable"] is not None else "nothing") + f" (found with probability {POWER:.0%}, two versions that disagree on {discordance:.0%} of the items" + (f", corrected for {tests} tests)." if tests > 1 else ").")
     lines = [head, *(["", table(rows, ["part", "items", "detectable"])] if len(rows) > 1 else [])]
     if difference:
         lines += ["", f"To find a difference of {100 * difference:g} points it takes {f'about {needed} items' if needed else 'more items than anybody has'}."]

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from ._imports_promptfoo import Promptfoo, Row
-from ._imports_rows import csv_rows, decoded, frame_rows, json_rows, parquet_rows, plain, text_of
+from ._imports_rows import csv_rows, decoded, frame_rows, json_objects, json_rows, parquet_rows, plain, text_of
 from .core import ConfigurationError, DataError, Document, Evidence, Item, unknown
 from .datasets import GoldenSet, check_item
 from .duplicates import normalised
@@ -74,7 +74,7 @@ class Imported:
 # %% ../nbs/13_imports.ipynb #728d99ae
 NAMES: Mapping[str, tuple[str, ...]] = {
     "id": ("id", "_id", "qid", "query_id", "question_id", "item_id", "uid", "uuid", "key"),
-    "question": ("question", "query", "user_input", "input", "prompt", "instruction", "utterance", "user_query", "claim", "text"),
+    "question": ("question", "query", "q", "user_input", "input", "prompt", "instruction", "utterance", "user_query", "claim", "text"),
     "expected": ("expected", "expected_output", "expected_answer", "expectedanswer", "answer", "ground_truth", "ground_truths", "reference", "reference_answer",
                  "correct_answer", "best_answer", "target", "ideal", "gold", "gold_answer", "answers"),
     "facts": ("facts", "key_facts", "must_contain", "must_include", "keywords"),
@@ -216,6 +216,14 @@ def _squad_rows(data: Mapping[str, Any], name: str, notes: Counter[str], documen
                 yield where, {**row, "expected": texts[0] if texts and not impossible else "", "facts": [] if impossible else [texts]}, ""
 
 
+def _squad_file(path: Path, encoding: str, notes: Counter[str], documents: dict[str, Document]) -> Iterator[Row]:
+    "The questions of a SQuAD file, or one error for a file that is something else."
+    try:
+        yield from _squad_rows(msgspec.json.decode(text_of(path, encoding)), path.name, notes, documents)
+    except (msgspec.DecodeError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path.name} is not SQuAD JSON: {error}. Expected: data, a list of articles with paragraphs, context and qas.") from error
+
+
 def _sentence(context: str, answer: str, at: int, notes: Counter[str]) -> str:
     "The sentence of a paragraph that an answer stands in."
     if context[at : at + len(answer)] != answer or at < 0:
@@ -343,10 +351,9 @@ def _rows(source: Any, kind: str, said: Mapping[str, str], encoding: str, notes:
     if kind == "beir":
         return _beir_rows(path, encoding, notes, kept, documents), list
     if kind == "squad":
-        data = msgspec.json.decode(text_of(path, encoding))
-        return _squad_rows(data, path.name, notes, kept), list
+        return _squad_file(path, encoding, notes, kept), list
     if kind == "promptfoo":
-        table = lambda file: (csv_rows if file.suffix.lower() in (".csv", ".tsv") else json_rows)(file, encoding)  # noqa: E731
+        table = lambda file: (csv_rows if file.suffix.lower() in (".csv", ".tsv") else json_objects)(file, encoding)  # noqa: E731
         read = Promptfoo(path, said, NAMES, table, lambda file: text_of(file, encoding))
         return read.rows(), read.notes
     return {"csv": csv_rows, "json": json_rows, "jsonl": json_rows}[kind](path, encoding) if kind != "parquet" else parquet_rows(path), list
