@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lab import browser_page, idle, lab, menu, needs_chromium, notebook, shot
 from llmops_nb.app import read_definition
 from llmops_nb.core import RunError
 from llmops_nb.prompt_sweep import PromptSweep
@@ -232,3 +233,68 @@ def test_a_failure_of_long_work_is_told(tmp_path: Path) -> None:
         with pytest.raises(RunError, match="say-2.md"):
             widget.wait(60)
         assert "say-2.md" in widget.snapshot()["problem"] and widget.snapshot()["task"]["status"] == "failed"
+
+
+@pytest.mark.browser
+@needs_chromium
+@pytest.mark.timeout(300)
+def test_a_prompt_is_improved_in_jupyterlab(tmp_path: Path) -> None:
+    from playwright.sync_api import expect
+
+    with loopback(tmp_path / "log", latency=0.25) as server:
+        home, errors = small(tmp_path, server, 16, concurrency=1).home, list[str]()
+        notebook(tmp_path / "sweep.ipynb", "from llmops_nb.prompt_sweep import PromptSweep\n\nPromptSweep('experiments/loop')")
+        with lab(tmp_path, tmp_path / "home") as address, browser_page(address.format("sweep.ipynb"), errors, height=1400, patience=90_000) as page:
+            menu(page, "Run", "Run All Cells")
+            widget = page.locator(".llmops-widget")
+            text = widget.get_by_label("Text of say.md")
+            text.fill(OTHER.replace("question }}", "qestion }}"))
+            expect(widget.locator(".ps-says")).to_contain_text("Did you mean 'question'?")
+            text.fill(OTHER)
+            expect(widget.locator(".ps-says")).to_contain_text("Declares question")
+            widget.get_by_role("button", name="Save and try it").click()
+            expect(widget.locator(".ps-value")).to_have_count(2)
+            expect(widget.get_by_role("button", name="Run", exact=True)).to_be_disabled()
+            widget.get_by_role("button", name="Forecast").click()
+            expect(widget.locator(".ps-forecast")).to_contain_text("of 32 calls")
+            widget.get_by_role("button", name="Run", exact=True).click()
+            expect(widget.locator(".ps-squares")).to_have_count(2)
+            expect(widget.locator(".ps-cell").first).to_contain_text(re.compile("running|[1-9]+ / 16"))
+            shot(page, "prompt_sweep_running")
+            widget.get_by_role("button", name="Stop").click()
+            expect(widget.locator(".chip").get_by_text("stopped", exact=True).first).to_be_visible()
+            asked = len(server.requests())
+            assert asked < 32
+            menu(page, "Kernel", "Restart Kernel…")
+            page.get_by_role("button", name="Confirm Kernel Restart").click()
+            idle(page)
+            menu(page, "Run", "Run All Cells")
+            widget.get_by_role("button", name="Go on").click()
+            expect(widget.locator(".ps-verdict")).to_contain_text("No winner")
+            expect(widget.locator(".ps-cell").nth(1)).to_contain_text("16 / 16")
+            widget.locator(".ps-squares").nth(1).click(position={"x": 16, "y": 4})
+            arms = widget.locator(".ps-arm")
+            expect(arms.nth(0).locator("del")).to_have_text("1")
+            expect(arms.nth(1).locator("ins")).to_have_text("other")
+            widget.focus()
+            page.keyboard.press("j")
+            expect(arms.nth(0).locator("del")).to_have_text("2")
+            page.keyboard.press("p")
+            expect(widget.locator(".ps-pinned")).to_contain_text("prompt=say-2")
+            widget.get_by_role("button", name="Bring it into app.yaml").click()
+            expect(widget.locator(".ps-lines .added")).to_contain_text("prompt: say-2.md")
+            shot(page, "prompt_sweep")
+            widget.get_by_role("button", name="Write it").click()
+            expect(widget.locator(".ps-offer")).to_have_count(0)
+            page.evaluate("document.activeElement.blur()")  # The picture in the notebook is brought up to date
+            page.wait_for_timeout(800)
+            widget.focus()
+            page.keyboard.press("Control+s")
+            for _ in range(200):
+                if '16 / 16' in (saved := (tmp_path / "sweep.ipynb").read_text()):
+                    break
+                page.wait_for_timeout(100)
+        assert errors == []
+        assert set(Counter(text for _, text in server.requests()).values()) == {1} and len(server.requests()) == 32
+    assert read_definition(home / "app.yaml").prompt == "say-2.md"
+    assert "16 / 16" in saved and "prompt=say-2" in saved

@@ -11,10 +11,12 @@ from typing import Any
 
 import made_run
 import pytest
+from lab import browser_page, dark, idle, lab, menu, needs_chromium, notebook, shot
 from llmops_nb.core import ConfigurationError, to_json
 from llmops_nb.evals import open_run
 from llmops_nb.run_compare import ROWS, RunCompare, find_items
 
+NAMES = ("20261123-121703-4f2a", "20261124-090000-ab12")
 HOSTILE = '<img src=x onerror=alert(1)></td><script>alert("x")</script>&amp;'
 
 
@@ -35,7 +37,8 @@ def flipped(records: list[dict[str, Any]], about: dict[str, Any], pages: dict[st
 
 def hostile(records: list[dict[str, Any]], about: dict[str, Any], pages: dict[str, Any]) -> None:
     "Texts that would be markup if anybody let them."
-    flipped(records, about, pages)
+    if about["id"] != NAMES[0]:
+        flipped(records, about, pages)
     for record in records[:3]:
         record["item"] |= {"id": HOSTILE + str(record["item"]["id"]), "question": HOSTILE, "expected": HOSTILE, "slices": [HOSTILE]}
         if record["answer"]:
@@ -46,9 +49,8 @@ def hostile(records: list[dict[str, Any]], about: dict[str, Any], pages: dict[st
 
 def two(place: Path, items: int = 120, change: Any = flipped) -> tuple[Any, Any]:
     "A run, and the same one with another prompt."
-    names = ("20261123-121703-4f2a", "20261124-090000-ab12")
-    before = made_run.make(place / names[0], items, change=change if change is hostile else None)
-    return open_run(before), open_run(made_run.make(place / names[1], items, change=change, id=names[1]))
+    before = made_run.make(place / NAMES[0], items, change=change if change is hostile else None)
+    return open_run(before), open_run(made_run.make(place / NAMES[1], items, change=change, id=NAMES[1]))
 
 
 @pytest.fixture(scope="module")
@@ -164,3 +166,66 @@ def test_a_large_run_is_read_a_page_at_a_time(tmp_path: Path) -> None:
     assert len(to_json(shown)) < 60_000
     assert "records" not in vars(runs[0]), "the journal was read as a whole"
     assert find_items(widget.journals[0], "surely-nowhere") == set()
+
+
+@pytest.mark.browser
+@needs_chromium
+@pytest.mark.timeout(300)
+def test_two_runs_are_compared_in_jupyterlab(tmp_path: Path) -> None:
+    from playwright.sync_api import expect
+
+    two(tmp_path / "reports", 60, hostile)
+    notebook(tmp_path / "compare.ipynb", "from llmops_nb.run_compare import RunCompare\n\nRunCompare('reports/20261123-121703-4f2a', 'reports/20261124-090000-ab12')")
+    home, errors = tmp_path / "home", list[str]()
+    dark(home)
+    with lab(tmp_path, home) as address, browser_page(address.format("compare.ipynb"), errors, patience=90_000) as page:
+        menu(page, "Run", "Run All Cells")
+        widget = page.locator(".llmops-widget")
+        rows = widget.locator(".rc-row")
+        expect(widget.locator(".rc-verdict")).to_contain_text("task success")
+        for kind in ("fixed", "changed", "no score"):
+            widget.get_by_role("button", name=kind).click()
+            expect(widget.get_by_role("button", name=kind)).to_have_attribute("aria-pressed", "false")
+        expect(rows.first).to_contain_text("broken")
+        assert {rows.nth(n).locator(".chip").inner_text() for n in range(rows.count())} == {"broken"}
+        rows.first.click()
+        answers = widget.locator(".rc-answer")
+        expect(answers).to_have_count(2)
+        widget.get_by_role("button", name="fixed").click()
+        widget.get_by_role("button", name="reworded").click()
+        widget.get_by_role("searchbox").fill("zebra")
+        expect(rows.first.locator("ins")).to_contain_text("zebra")
+        rows.first.click()
+        expect(answers.nth(0).locator("del")).to_contain_text("whenever")
+        expect(answers.nth(1).locator("ins")).to_contain_text("zebra when")
+        item = widget.locator(".rc-detail code").first.inner_text()
+        widget.focus()
+        page.keyboard.press("p")
+        expect(widget.get_by_role("button", name="Pinned")).to_be_visible()
+        page.keyboard.press("n")
+        page.keyboard.type("Zebras? <b>")
+        page.keyboard.press("Escape")
+        expect(rows.first.get_by_role("img", name="has a note")).to_be_visible()
+        widget.get_by_role("button", name="Prompts as they were sent").click()
+        expect(widget.locator(".rc-message").first).to_contain_text("You answer questions")
+        shot(page, "run_compare")
+        menu(page, "Kernel", "Restart Kernel…")
+        page.get_by_role("button", name="Confirm Kernel Restart").click()
+        idle(page)
+        menu(page, "Run", "Run All Cells")
+        expect(widget.locator("textarea")).to_have_value("Zebras? <b>")
+        expect(widget.locator(".rc-detail code").first).to_have_text(item)
+        widget.focus()
+        page.keyboard.press("j")
+        expect(widget.locator(".rc-detail code").first).not_to_have_text(item)
+        assert page.evaluate("document.querySelectorAll('.llmops-widget img, .llmops-widget script').length") == 0
+        page.evaluate("document.activeElement.blur()")  # The picture in the notebook is brought up to date
+        page.wait_for_timeout(800)
+        widget.focus()
+        page.keyboard.press("Control+s")
+        for _ in range(200):
+            if 'Zebras? &lt;b&gt;' in (saved := (tmp_path / "compare.ipynb").read_text()):
+                break
+            page.wait_for_timeout(100)
+    assert errors == []
+    assert "Zebras? &lt;b&gt;" in saved and "text/html" in saved
