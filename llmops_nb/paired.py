@@ -80,7 +80,7 @@ def tango(
     high = 1.0 if wins == n else end(value, 1.0, z)
     return low, high
 
-# %% ../nbs/53_paired.ipynb #44fe8ef0
+# %% ../nbs/53_paired.ipynb #f772de40
 def sign_flips(
     sums: Any,  # Array: what each item, or each cluster of items, adds to the difference
     flips: int = 9999,  # Random ways, where there are too many to try all
@@ -102,16 +102,18 @@ def sign_flips(
         return 2 * float(ndtr(-real / math.sqrt(float((sizes**2).sum())))), "sign flips, normal limit"
     rng, reached, batch = np.random.default_rng(seed), 0, max(1, 2_000_000 // count)
     for start in range(0, flips, batch):
-        signs = 1.0 - 2.0 * rng.integers(0, 2, (min(batch, flips - start), count), dtype=np.int8)
-        reached += int((np.abs(signs @ sizes) >= real).sum())
+        rows = min(batch, flips - start)
+        bits = np.unpackbits(rng.integers(0, 256, (rows, -(-count // 8)), dtype=np.uint8), axis=1, count=count)
+        reached += int((np.abs(2 * (bits.astype(float) @ sizes) - sizes.sum()) >= real).sum())
     return (reached + 1) / (flips + 1), "sign flips"
 
-# %% ../nbs/53_paired.ipynb #2730843c
+# %% ../nbs/53_paired.ipynb #2e1ddd05
 def paired(
     before: Sequence[float],  # One score an item
     after: Sequence[float],  # The other score of the same items, in the same order
     clusters: Sequence[Hashable] | None = None,  # What each item came from, when items share sources
     resamples: int = 2000,  # Bootstrap samples
+    flips: int = 9999,  # Random signs, where there are too many to try all
     seed: int = 0,  # Of bootstrap and sign flips
 ) -> Paired:
     "The difference of two paired lists: McNemar exact and Tango for 0/1, sign flips and BCa bootstrap for scores."
@@ -130,7 +132,7 @@ def paired(
     groups = len(set(clusters)) if clusters is not None else n
     kept = clusters if ENOUGH <= groups < n else None
     binary = bool(np.isin(first, (0, 1)).all() and np.isin(second, (0, 1)).all())
-    compared = _shares(gaps, kept, seed) if binary else _scores(gaps, kept, resamples, seed, bounded=bool(min(first.min(), second.min()) >= 0 and max(first.max(), second.max()) <= 1))
+    compared = _shares(gaps, kept, flips, seed) if binary else _scores(gaps, kept, resamples, flips, seed, bounded=bool(min(first.min(), second.min()) >= 0 and max(first.max(), second.max()) <= 1))
     p, interval, narrow, method = compared
     wins, losses = int((gaps > 0).sum()), int((gaps < 0).sum())
     spread = float(gaps.std(ddof=1)) if n > 1 else None
@@ -139,11 +141,11 @@ def paired(
     low, high = interval or (None, None)
     return Paired(float(gaps.mean()), low, high, p, n, wins, losses, n - wins - losses, effect, method, float(first.mean()), float(second.mean()), narrow, spread, binary, groups if kept is not None else 0)
 
-# %% ../nbs/53_paired.ipynb #dc1190d2
+# %% ../nbs/53_paired.ipynb #3a40a193
 _Found = tuple[float, tuple[float, float] | None, tuple[float, float] | None, str]
 
 
-def _shares(gaps: Any, clusters: Sequence[Hashable] | None, seed: int) -> _Found:
+def _shares(gaps: Any, clusters: Sequence[Hashable] | None, flips: int, seed: int) -> _Found:
     "p, 95 % and 90 % interval and method for differences of −1, 0 and 1."
     from scipy.stats import binomtest
 
@@ -153,18 +155,18 @@ def _shares(gaps: Any, clusters: Sequence[Hashable] | None, seed: int) -> _Found
         p, test = float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0, "McNemar exact"
     else:
         sums, _ = by_cluster(gaps, clusters)
-        p, test = sign_flips(sums, seed=seed)
+        p, test = sign_flips(sums, flips, seed)
         size = independent(n, len(sums), design_effect(gaps, clusters))
     scale = size / n
     wide, narrow = (tango(wins * scale, losses * scale, size, level) for level in (LEVEL, 0.90))
     return p, wide, narrow, f"{test}; Tango"
 
 
-def _scores(gaps: Any, clusters: Sequence[Hashable] | None, resamples: int, seed: int, bounded: bool) -> _Found:
+def _scores(gaps: Any, clusters: Sequence[Hashable] | None, resamples: int, flips: int, seed: int, bounded: bool) -> _Found:
     "p, 95 % and 90 % interval and method for differences of any size."
     n = len(gaps)
     sums, sizes = by_cluster(gaps, clusters)
-    p, test = sign_flips(sums, seed=seed)
+    p, test = sign_flips(sums, flips, seed)
     if not gaps.any() and bounded:  # no change seen: all that can be bounded is how often there is one
         return p, tango(0, 0, n), tango(0, 0, n, 0.90), f"{test}; Tango"
     if n < ENOUGH or float(gaps.max() - gaps.min()) < 1e-12:

@@ -14,7 +14,7 @@ from .core import ConfigurationError
 
 # %% auto #0
 __all__ = ['LEVEL', 'ENOUGH', 'MANY', 'Estimate', 'finite', 'by_cluster', 'design_effect', 'independent', 'share', 'bca',
-           'resampled', 'intervals', 'mean', 'percentile', 'more_needed']
+           'standard_error', 'resampled', 'intervals', 'mean', 'percentile', 'more_needed']
 
 # %% ../nbs/50_stats.ipynb #6f546da6
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def _named(method: str, n: int, groups: int) -> str:
     "The method, with how clusters were dealt with."
     return method if groups == n else f"{method}, {groups} clusters" if groups >= ENOUGH else f"{method}, within {groups} clusters"
 
-# %% ../nbs/50_stats.ipynb #ce254b05
+# %% ../nbs/50_stats.ipynb #282b0548
 def bca(
     drawn: Any,  # Array: the statistic of every bootstrap sample
     value: float,  # The statistic of the data itself
@@ -149,6 +149,15 @@ def bca(
         found.append((float(low), float(high)))
     return found
 
+# %% ../nbs/50_stats.ipynb #2e5554d1
+def standard_error(
+    sums: Any,  # Array: sum of each cluster's values
+    sizes: Any,  # Array: size of each cluster
+) -> float:
+    "Standard error of a mean whose items come in clusters (linearised variance of a ratio; Cochran 1977, section 6.3)."
+    gaps, n = sums - sums.sum() / sizes.sum() * sizes, len(sums)
+    return math.sqrt(float((gaps**2).sum()) * n / (n - 1)) / float(sizes.sum())
+
 
 def resampled(
     sums: Any,  # Array: sum of each cluster's values
@@ -157,8 +166,9 @@ def resampled(
     resamples: int = 2000,  # Bootstrap samples
     seed: int = 0,  # Fixed, so that a report rendered twice says the same
 ) -> list[tuple[float, float]]:  # One interval a level
-    "Bootstrap intervals of a mean: clusters drawn with replacement, whole."
+    "Intervals of a mean, clusters drawn whole: at each end BCa or Student's t, whichever reaches further."
     import numpy as np
+    from scipy.special import stdtrit
 
     n, rng, drawn = len(sums), np.random.default_rng(seed), []
     batch = max(1, 2_000_000 // n)
@@ -166,9 +176,12 @@ def resampled(
         picked = rng.integers(0, n, (min(batch, resamples - start), n))
         drawn.append(sums[picked].sum(axis=1) / sizes[picked].sum(axis=1))
     left_out = (sums.sum() - sums) / (sizes.sum() - sizes)
-    return bca(np.concatenate(drawn), float(sums.sum() / sizes.sum()), left_out, levels)
+    value, error = float(sums.sum() / sizes.sum()), standard_error(sums, sizes)
+    reaches = [error * float(stdtrit(n - 1, (1 + level) / 2)) for level in levels]
+    found = zip(bca(np.concatenate(drawn), value, left_out, levels), reaches, strict=True)
+    return [(min(low, value - reach), max(high, value + reach)) for (low, high), reach in found]
 
-# %% ../nbs/50_stats.ipynb #ab00fc21
+# %% ../nbs/50_stats.ipynb #474118fe
 MANY = 5000  # Values, or clusters, above which the normal distribution stands in for resampling
 
 
@@ -184,8 +197,7 @@ def intervals(
         return resampled(sums, sizes, levels, resamples, seed), "bootstrap BCa"
     from scipy.special import ndtri
 
-    n, value = len(sums), float(sums.sum() / sizes.sum())
-    error = math.sqrt(float(((sums - value * sizes) ** 2).sum()) * n / (n - 1)) / float(sizes.sum())
+    value, error = float(sums.sum() / sizes.sum()), standard_error(sums, sizes)
     return [(value - float(ndtri((1 + level) / 2)) * error, value + float(ndtri((1 + level) / 2)) * error) for level in levels], "normal"
 
 
