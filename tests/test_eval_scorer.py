@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -175,6 +177,46 @@ def test_every_key_is_a_line_and_nothing_is_lost_when_the_kernel_dies(run: Run, 
     assert EvalScorer(run, rubric, rater="ann").state.at == 3
 
 
+CLICKS = """
+import sys
+from pathlib import Path
+from llmops_nb.eval_scorer import EvalScorer
+from llmops_nb.evals import open_run
+scorer = EvalScorer(open_run(Path(sys.argv[1])), rater=sys.argv[2])
+while (turn := scorer.body()["turn"]) is not None:
+    done = scorer.handle({"do": "score", "turn": turn["turn"], "criterion": "good", "value": 1})
+    print(turn["turn"], repr(done["problem"]), flush=True)
+"""
+
+
+def clicking(run: Run, rater: str) -> subprocess.Popen[str]:
+    "A process that scores everything and prints each turn when it was told that it is saved."
+    return subprocess.Popen([sys.executable, "-c", CLICKS, str(run.directory), rater], stdout=subprocess.PIPE, text=True)
+
+
+def test_a_killed_kernel_has_saved_every_click(tmp_path: Path) -> None:
+    run = made(tmp_path / "run", {f"w{n}": (f"Question {n}?", "", f"answer {n}") for n in range(300)})
+    with clicking(run, "ann") as process:
+        assert process.stdout
+        told = [process.stdout.readline() for _ in range(25)]
+        process.kill()
+        told += process.stdout.readlines()
+    lines = read_lines(run.directory / "labels.jsonl")
+    keys = {turn.item: turn.key for turn in turns_of([run], False, "ann")}
+    assert 25 <= len(told) < 300 and len(told) <= len(lines) <= len(told) + 1
+    assert [f"{keys[line.item]} ''\n" for line in lines][: len(told)] == told
+    assert EvalScorer(run, rater="ann").body()["progress"]["done"] == len(lines)
+
+
+def test_people_at_once_share_one_file(tmp_path: Path) -> None:
+    run = made(tmp_path / "run", {f"w{n}": (f"Question {n}?", "", f"answer {n}") for n in range(15)})
+    people = [clicking(run, rater) for rater in ("ann", "bob", "cem")]
+    for process in people:
+        assert process.communicate()[0].count("''") == 15
+    labels = read_labels(run.directory / "labels.jsonl")
+    assert sorted((label.rater, label.item) for label in labels) == sorted((rater, f"w{n}") for rater in ("ann", "bob", "cem") for n in range(15))
+
+
 def test_undo_reaches_back_over_restarts(run: Run, rubric: Rubric) -> None:
     scorer = EvalScorer(run, rubric, rater="ann")
     for value in (2, 0, 1):
@@ -201,6 +243,7 @@ def test_nobody_sees_names_or_others_before_the_end(tmp_path: Path, rubric: Rubr
     runs = [made(tmp_path / f"2026112{n}-0900-aaaa", TEXTS, model=f"secret-{n}") for n in (4, 5)]
     first = EvalScorer(runs, rubric, rater="ann", how="pairs", labels=tmp_path / "labels.jsonl")
     scorer = EvalScorer(runs, rubric, rater="bob", how="pairs", labels=tmp_path / "labels.jsonl")
+    assert "20261124" not in json.dumps(scorer.handle({"do": "skip", "turn": scorer.body()["turn"]["turn"]}) | scorer.handle({"do": "undo"}))
     for n in range(4):
         press(first, 1)
         told = json.dumps(scorer.snapshot()) + scorer.still()
