@@ -86,6 +86,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'llmops_nb.cells': { 'llmops_nb.cells.CellRow': ('cells.html#cellrow', 'llmops_nb/cells.py'),
                                  'llmops_nb.cells.Dot': ('cells.html#dot', 'llmops_nb/cells.py'),
                                  'llmops_nb.cells.Plot': ('cells.html#plot', 'llmops_nb/cells.py'),
+                                 'llmops_nb.cells._readable': ('cells.html#_readable', 'llmops_nb/cells.py'),
                                  'llmops_nb.cells._steps': ('cells.html#_steps', 'llmops_nb/cells.py'),
                                  'llmops_nb.cells.addresses': ('cells.html#addresses', 'llmops_nb/cells.py'),
                                  'llmops_nb.cells.cell_rows': ('cells.html#cell_rows', 'llmops_nb/cells.py'),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -25,7 +25,8 @@ from .stats import Estimate
 from .sweeps import Sweep, SweepInfo
 
 # %% auto #0
-__all__ = ['STATES', 'HEIGHT', 'CellRow', 'addresses', 'value_text', 'varied', 'measured', 'cell_rows', 'Dot', 'Plot', 'plot']
+__all__ = ['STATES', 'UNREADABLE', 'HEIGHT', 'CellRow', 'addresses', 'value_text', 'varied', 'measured', 'cell_rows', 'Dot',
+           'Plot', 'plot']
 
 # %% ../nbs/73_cells.ipynb #0dc7bcd6
 STATES: Mapping[str, str] = {"finished": "good", "dropped": "unsure", "failed": "poor", "stopped": "unsure", "running": "even", "waiting": ""}  # Tones
@@ -79,15 +80,28 @@ def varied(
 
 def measured(
     sweep: Sweep,  # The sweep
-) -> tuple[dict[str, Any], Mapping[str, Verdict]]:  # Points and verdicts by cell; none where a journal cannot be read, or runs cannot be compared
-    "What the sweep itself says about its cells."
-    points: dict[str, Any] = {}
+) -> tuple[dict[str, Any], Mapping[str, Verdict]]:  # Points and verdicts by cell; no verdicts where runs cannot be compared
+    "What the sweep itself says about its cells; a journal that cannot be read costs its own cell only."
+    readable = sweep
+    if not _readable(sweep):
+        cells = [cell for cell in sweep.info.cells if _readable(Sweep(sweep.directory, replace(sweep.info, cells=(cell,))))]
+        readable = Sweep(sweep.directory, replace(sweep.info, cells=tuple(cells)))
     judged: Mapping[str, Verdict] = {}
-    with contextlib.suppress(LLMOpsError, msgspec.MsgspecError):
-        points = {point.cell: point for point in sweep.pareto()}
-    with contextlib.suppress(LLMOpsError, msgspec.MsgspecError):
-        judged = sweep.verdicts
-    return points, judged
+    with contextlib.suppress(*UNREADABLE):
+        judged = readable.verdicts
+    return {point.cell: point for point in readable.pareto()}, judged
+
+
+UNREADABLE = (LLMOpsError, OSError, msgspec.MsgspecError)  # What a torn or missing journal raises
+
+
+def _readable(sweep: Sweep) -> bool:
+    "Whether all journals of a sweep can be read."
+    try:
+        sweep.pareto()
+    except UNREADABLE:
+        return False
+    return True
 
 # %% ../nbs/73_cells.ipynb #3d7b908d
 def cell_rows(

@@ -311,7 +311,7 @@ def items_of(
     "The items of a comparison, ready to be drawn, as many as there is room for."
     verdicts = {verdict.metric: verdict for verdict in comparison.verdicts}
     arms = (comparison.before, comparison.after)
-    journals = [Path(arm.directories[0]) / "records.jsonl" for arm in arms]
+    journals = [Path(next(iter(arm.directories), "")) / "records.jsonl" for arm in arms]
     others = [[(run, Path(place) / "records.jsonl") for run, place in list(zip(arm.runs, arm.directories, strict=True))[1:5]] for arm in arms]
     places = [[(run, path, read_outcomes(path)) for run, path in repeats] for repeats in others]
     found = []

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from .core import DataError, RunError, from_json, need, to_json
 from .figures import FEW, Spread, is_number, moment, part, parts, quantity, spread, stands_on, tables
@@ -32,6 +33,7 @@ class Written:
     records: Sequence[Mapping[str, Any]]  # Those shown, in the order they were finished
     tally: Tally  # Of all items
     notebook: str = ""  # notebook.ipynb as it is, or "" when there is none
+    beside: str = ""  # Address of the report of the sweep it belongs to, or "" when there is none
 
 
 def read_run(
@@ -45,7 +47,9 @@ def read_run(
     tally = survey(run / "records.jsonl")
     pages = run / "notebook.ipynb"
     notebook = pages.read_bytes().decode(errors="replace") if pages.exists() else ""
-    return Written(info, fetch(run / "records.jsonl", worst(tally, info, shown)), tally, notebook)
+    sweep = str(info.get("sweep") or "")
+    there = Path(sweep).name == sweep and (run.resolve().parent / sweep / "sweep.json").is_file()
+    return Written(info, fetch(run / "records.jsonl", worst(tally, info, shown)), tally, notebook, f"../{quote(sweep)}/report.html" if sweep and there else "")
 
 # %% ../nbs/70_reports.ipynb #6bc5e159
 def verdict(
@@ -77,6 +81,8 @@ def warnings(
         found.append((f"This run has not finished: {of} items are here. If it is no longer going, this goes on with it:", resume))
     elif status in ("interrupted", "failed"):
         found.append((f"This run {'was interrupted' if status == 'interrupted' else 'failed'} with {of} items done. This goes on with it, and pays for none of them again:", resume))
+    elif status == "stopped":
+        found.append((f"This run was stopped on purpose with {of} items done, so its numbers are about a part of the items. This goes on with it:", resume))
     if info.get("note") and status != "interrupted":
         found.append((str(info["note"]), ""))
     if written.tally.torn:
@@ -229,6 +235,9 @@ def facts(
         "Items": str(info.get("selection") or (f"split {' and '.join(splits)}" if splits else "")),
         "Started": moment(info.get("created")),
         "Commit": f"{commit}{', with uncommitted changes' if git.get('dirty') else ''}" if commit else "",
+        "Sweep": str(info.get("sweep") or ""),
+        "Budget": "" if not info.get("budget") else "held to that of its sweep" if info.get("sweep") else "held to one",
+        "Executed": engine if (engine := str(part(info, "environment").get("engine") or "")).startswith("plain:") else "",
     }
     return {label: text for label, text in told.items() if text and text != "—"}
 
@@ -284,7 +293,7 @@ def page(
     return document(
         "run", data, info=written.info, part=part, notebook=pages, trouble=trouble, left_out=left_out(written),
         tables=tables(written.info, data["scores"]), spreads=spreads, checks=parts(written.info, "checks"), verdict=verdict(written.info),
-        warnings=warnings(written), facts=facts(written), totals=totals(written), command=command(written.info), few=FEW, outcomes=OUTCOMES,
+        warnings=warnings(written), facts=facts(written), beside=written.beside, totals=totals(written), command=command(written.info), few=FEW, outcomes=OUTCOMES,
         main=data["headline"], named=data["metrics"], slices=written.tally.slices, splits=written.tally.splits,
     )  # fmt: skip
 

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from .cells import HEIGHT, STATES, CellRow, cell_rows, plot, value_text, varied
+from .cells import HEIGHT, STATES, UNREADABLE, CellRow, cell_rows, plot, value_text, varied
 from .compare import read_outcomes
-from .core import LLMOpsError
 from .figures import is_number, moment, quantity, signed
 from .metrics import KINDS, OTHER
 from .pages import document
@@ -126,7 +125,7 @@ def board_of(
     columns: dict[str, dict[int, list[float]]] = {}
     for cell in sweep.info.cells:
         for name in cell.runs:
-            with contextlib.suppress(LLMOpsError, OSError):
+            with contextlib.suppress(*UNREADABLE):
                 column = columns.setdefault(cell.id, {})
                 for item, outcome in read_outcomes(sweep.directory.parent / name / "records.jsonl").items():
                     place, value = places.setdefault(item, len(places)), outcome.scores.get(sweep.info.plan.objective)
@@ -204,7 +203,7 @@ def crossings(
             key = tuple(value_text(row.cell.values.get(effect.name, "as it is")) for effect in (one, other))
             groups.setdefault((key[0], key[1]), []).append(float(row.quality.value or 0.0))
         means = {key: math.fsum(values) / len(values) for key, values in groups.items()}
-        low, high = min(means.values()), max(means.values())
+        low, high = min(means.values(), default=0.0), max(means.values(), default=0.0)
         shades = {key: (quantity(value, kind.unit), shade(value, low, high)) for key, value in means.items()}
         across = tuple(level[0] for level in other.levels)
         found.append(Crossing((one.name, other.name), across, tuple((level[0], tuple(shades.get((level[0], value)) for value in across)) for level in one.levels)))

@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
 import json
 import re
-import shutil
 import threading
 import time
-import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from html.parser import HTMLParser
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import browsing
 import made_run
 import pytest
+from browsing import PAYLOADS, Elements, Opener, html_text, poison, until
 
 from llmops_nb.core import DataError, RunError
 from llmops_nb.figures import measure, quantity, spread, stands_on
 from llmops_nb.pages import script_of, style_of
 from llmops_nb.reports import aligned, notebook_html, page, read_run, render, sanitise
-from llmops_nb.surveys import outcome
+from llmops_nb.surveys import SHOWN, outcome, survey, worst
 
 SCRIPT, STYLE = script_of("run"), style_of("run")
+opened = browsing.opened  # The browser, as a fixture
 
 
 @pytest.fixture(scope="module")
@@ -48,23 +46,6 @@ def text_of(run: Path) -> str:
 
 
 # ── The file ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class Elements(HTMLParser):
-    "Every element with its attributes, and the text of scripts and styles."
-
-    def __init__(self, html: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.found: list[tuple[str, dict[str, str]]] = []
-        self.inside: dict[str, list[str]] = {"script": [], "style": []}
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, {name: value or "" for name, value in attributes}))
-
-    def handle_data(self, data: str) -> None:
-        if self.found and self.found[-1][0] in self.inside and self.cdata_elem:
-            self.inside[self.found[-1][0]].append(data)
 
 
 def test_the_policy_admits_the_texts_of_the_page_and_nothing_else(large: Path) -> None:
@@ -113,6 +94,58 @@ def test_1000_items_are_small_and_quick(large: Path) -> None:
 def test_equal_runs_give_equal_reports(small: Path) -> None:
     assert render(small).read_bytes() == render(small).read_bytes()
     assert sorted(path.name for path in small.iterdir()) == ["notebook.ipynb", "records.jsonl", "report.html", "run.json"]
+
+
+# ── Runs that are large ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_large_run_is_shown_in_part_and_counted_whole(large: Path) -> None:
+    whole, part = read_run(large), read_run(large, shown=120)
+    assert (len(whole.records), len(part.records), len(part.tally.items)) == (1000, 120, 1000)
+    assert page(whole).count("are in this page") == 0
+    html = page(part)
+    assert "120 of 1,000 items are in this page" in html and "llmops show 20261123-121703-4f2a --item ID" in html
+    figures = re.compile(r'<dl class="totals">.*?</dl>|<section id="spread">.*?</section>|<select id="slice">.*?</select>', re.S)
+    assert figures.findall(html) == figures.findall(page(whole)) != []
+    assert len(html) < len(page(whole)) / 3
+
+
+def test_the_worst_of_every_metric_and_slice_are_among_those_shown(large: Path) -> None:
+    tally = survey(large / "records.jsonl")
+    info = json.loads((large / "run.json").read_text())
+    shown = {each.start for each in worst(tally, info, shown=300)}
+    for score, better in (("groundedness", min), ("latency", max), ("token_f1", min)):
+        for name in ["", *tally.slices]:
+            known = [each for each in tally.items.values() if (not name or name in each.slices) and each.values and each.values[tally.scores[score]] == each.values[tally.scores[score]]]
+            failed = [each for each in known if each.values[tally.scores[score]] == float("inf")]
+            if known:
+                expected = failed[0] if failed else better(known, key=lambda each: each.values[tally.scores[score]])
+                assert expected.start in shown, (score, name)
+    ends = {outcome(record, "task_success") for record in read_run(large, shown=300).records}
+    assert ends == {"error", "wrong", "abstained", "declined", "right"}
+
+
+def test_a_report_has_room_for_so_many_bytes(large: Path) -> None:
+    tally = survey(large / "records.jsonl")
+    chosen = worst(tally, {}, shown=SHOWN, room=100_000)
+    assert 5 < len(chosen) < 100 and sum(each.size for each in chosen) <= 100_000
+    assert [each.start for each in chosen] == sorted(each.start for each in chosen)
+
+
+def test_a_run_of_a_sweep_says_so(small: Path) -> None:
+    (small.parent / "20261124-0300-ab12").mkdir()
+    info = json.loads((small / "run.json").read_text())
+    info |= {"sweep": "20261124-0300-ab12", "status": "stopped", "note": "dropped: worse than c03", "budget": "../20261124-0300-ab12/budget.sqlite"}
+    info["environment"]["engine"] = "plain: threads were running"
+    (small / "run.json").write_text(json.dumps(info | {"items": 40}))
+    html = text_of(small)
+    assert "stopped on purpose with 12 of 40 items done" in html and "dropped: worse than c03" in html and "llmops resume" in html
+    assert "held to that of its sweep" in html and "plain: threads were running" in html
+    assert 'href="../20261124-0300-ab12/report.html"' not in html  # No sweep there
+    (small.parent / "20261124-0300-ab12" / "sweep.json").write_text("{}")
+    assert 'href="../20261124-0300-ab12/report.html"' in text_of(small)
+    (small / "run.json").write_text(json.dumps(info | {"sweep": "../../etc"}))
+    assert "/report.html" not in text_of(small)
 
 
 # ── Runs that lack something ────────────────────────────────────────────────────────────────────────────────────────
@@ -320,62 +353,6 @@ def test_an_open_tag_does_not_swallow_the_next_cell() -> None:
 
 
 # ── In a browser ────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass
-class Seen:
-    "What a page did."
-
-    page: Any
-    requests: list[str] = field(default_factory=list)  # Addresses asked for, data: left out
-    dialogs: list[str] = field(default_factory=list)
-    messages: list[str] = field(default_factory=list)  # Console and errors
-
-
-Opener = Callable[..., contextlib.AbstractContextManager[Seen]]
-
-
-@pytest.fixture(scope="module")
-def opened() -> Iterator[Opener]:
-    "Open a report in a real Chromium that may load nothing but the file."
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if not program:
-        pytest.skip("there is no Chromium on this machine")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"])
-
-        @contextlib.contextmanager
-        def open_(path: Path, anchor: str = "", wait: bool = True, alone: bool = True, **options: Any) -> Iterator[Seen]:
-            context = browser.new_context(**{"viewport": {"width": 1200, "height": 900}, **options})
-            context.set_default_timeout(60_000)
-            if alone:
-                context.route("**/*", lambda route: route.continue_() if route.request.url.startswith((path.as_uri(), "data:")) else route.abort())
-            page = context.new_page()
-            seen = Seen(page)
-            context.on("request", lambda request: None if request.url.startswith("data:") else seen.requests.append(request.url))
-            page.on("dialog", lambda dialog: (seen.dialogs.append(dialog.message), dialog.dismiss()))
-            page.on("console", lambda message: seen.messages.append(message.text))
-            page.on("pageerror", lambda error: seen.messages.append(str(error)))
-            try:
-                page.goto(path.as_uri() + anchor)
-                if wait:
-                    page.wait_for_selector("html[data-ready]")
-                yield seen
-            finally:
-                context.close()
-
-        yield open_
-        browser.close()
-
-
-def until(page: Any, condition: str) -> None:
-    "Wait for a condition. The browser library's own way of waiting needs eval, which the policy of the page forbids."
-    end = time.monotonic() + 60
-    while not page.evaluate(condition):
-        assert time.monotonic() < end, f"never: {condition}"
-        page.wait_for_timeout(20)
 
 
 def rows(page: Any) -> Any:
@@ -606,51 +583,6 @@ def test_any_quote_is_found_and_marked(tmp_path: Path, opened: Opener) -> None:
 
 # ── Hostile content ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-PAYLOADS = [
-    "<script>window.__pwned=1</script>",
-    "</script><script>window.__pwned=2;alert(2)</script>",
-    "<img src=x onerror=\"window.__pwned=3;alert(3)\">",
-    "<img src='https://pwned.example/a.png' srcset='https://pwned.example/b.png 2x'>",
-    "<svg onload=\"window.__pwned=4\"><script>window.__pwned=5</script><image href='https://pwned.example/c.png'/></svg>",
-    "\"'><iframe src=\"javascript:parent.__pwned=6\"></iframe>",
-    "<iframe srcdoc=\"<script>parent.__pwned=7</script>\"></iframe>",
-    "<a href=\"javascript:window.__pwned=8\">click</a> <a href=\"JaVa&#09;ScRiPt:window.__pwned=8\">click</a>",
-    "[click](javascript:window.__pwned=9) [click](<JAVASCRIPT:window.__pwned=9>) ![x](https://pwned.example/d.png)",
-    "<meta http-equiv=\"refresh\" content=\"0;url=https://pwned.example/e\">",
-    "<style>@import 'https://pwned.example/f.css'; body{background:url(https://pwned.example/g.png)} main{display:none}</style>",
-    "<div style=\"position:fixed;inset:0;background:url(https://pwned.example/h.png)\">over everything</div>",
-    "<link rel=stylesheet href=https://pwned.example/i.css><link rel=prefetch href=https://pwned.example/j>",
-    "<object data='https://pwned.example/k'></object><embed src='https://pwned.example/l'><audio src='https://pwned.example/m' autoplay></audio><video poster='https://pwned.example/n'></video>",
-    "<form action='https://pwned.example/o'><input autofocus onfocus=\"window.__pwned=10\"><button formaction='javascript:window.__pwned=11'>send</button></form>",
-    "<base href=\"https://pwned.example/\"><a id=data></a><a id=panel></a><img name=getElementById>",
-    "<details open ontoggle=\"window.__pwned=12\"><summary>x</summary></details><body onload=\"window.__pwned=13\" onpageshow=\"window.__pwned=13\">",
-    "<math><mtext><table><mglyph><style><!--</style><img title=\"--&gt;&lt;img src=1 onerror=window.__pwned=14&gt;\"></table></mtext></math>",
-    "<noscript><p title=\"</noscript><img src=x onerror=window.__pwned=15>\">",
-    "{{7*7}} {% for x in ().__class__.__mro__ %}{{x}}{% endfor %} ${7*7} <%= 7*7 %> #{7*7}",
-    "\u2028window.__pwned=16\u2029//\u202e\u0000\ufeff\\u003cscript\\u003e",
-    "--><!--'\"`]]><![CDATA[<script>window.__pwned=17</script>",
-    "</textarea></title></style></template></noscript></table></dialog></main><script>window.__pwned=18</script>",
-    "<a href='data:text/html,<script>opener.__pwned=19</script>' target=_blank>data</a><a href='//pwned.example/p'>r</a>",
-    "<x onclick=window.__pwned=20 tabindex=1 contenteditable onfocus=window.__pwned=20 autofocus>x",
-    "<xmp><p title=\"</xmp><svg/onload=window.__pwned=21>\">",
-]  # fmt: skip
-STRUCTURE = {"unit", "better", "outcome", "role", "status", "nbformat", "cell_type", "output_type", "id"}  # What is no free text; ids of items are poisoned by hand
-
-
-def poison(value: Any, key: str = "") -> Any:
-    "Hostile text behind every string, the same behind equal strings, so that names still fit together."
-    if isinstance(value, dict):
-        free = key in ("parameters", "digests", "packages", "model", "git", "environment")
-        return {poison(k) if free and k not in ("packages", "name", "commit", "dirty") else k: poison(v, k) for k, v in value.items()}
-    if isinstance(value, list):
-        return [poison(each, key) for each in value]
-    if not isinstance(value, str) or key in STRUCTURE:
-        return value
-    if key in ("question", "expected", "content", "why", "message", "heading", "note"):
-        return value + " ".join(PAYLOADS)
-    return value + PAYLOADS[zlib.crc32(value.encode()) % len(PAYLOADS)]
-
-
 def hostile(records: list[dict[str, Any]], info: dict[str, Any], notebook: dict[str, Any]) -> None:
     for number, record in enumerate(records):
         at = PAYLOADS[number % len(PAYLOADS)]
@@ -708,11 +640,6 @@ def test_hostile_content_does_nothing(poisoned: Path, opened: Opener) -> None:
         assert page.evaluate("document.querySelectorAll('iframe, object, embed, base, svg script, form:not(#filters), meta[http-equiv=refresh], link:not([rel=icon]), main style, audio, video').length") == 0
         rel = page.evaluate("[...document.querySelectorAll('a[href^=http]')].map((a) => a.rel)")
         assert set(rel) <= {"noopener noreferrer nofollow"}
-
-
-def html_text(text: str) -> str:
-    "What HTML makes of a text."
-    return text.replace("\0", "")
 
 
 @pytest.mark.browser
