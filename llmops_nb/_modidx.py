@@ -481,6 +481,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'llmops_nb.eval_scorer.Turn.key': ('eval_scorer.html#turn.key', 'llmops_nb/eval_scorer.py'),
                                        'llmops_nb.eval_scorer._interval': ('eval_scorer.html#_interval', 'llmops_nb/eval_scorer.py'),
                                        'llmops_nb.eval_scorer._mark': ('eval_scorer.html#_mark', 'llmops_nb/eval_scorer.py'),
+                                       'llmops_nb.eval_scorer._reply': ('eval_scorer.html#_reply', 'llmops_nb/eval_scorer.py'),
                                        'llmops_nb.eval_scorer._word': ('eval_scorer.html#_word', 'llmops_nb/eval_scorer.py'),
                                        'llmops_nb.eval_scorer.choices_of': ('eval_scorer.html#choices_of', 'llmops_nb/eval_scorer.py'),
                                        'llmops_nb.eval_scorer.clipped': ('eval_scorer.html#clipped', 'llmops_nb/eval_scorer.py'),

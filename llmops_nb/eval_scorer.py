@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .core import ConfigurationError, RunError, unknown
+from .core import Answer, ConfigurationError, RunError, unknown
 from .evals import Run, now
 from .figures import is_number, quantity
 from .labels import Label, add_label, agreement_table, current, disagreements, labels_table, read_labels, read_lines, standing, win_rates
@@ -35,7 +35,7 @@ class Turn:
     runs: tuple[str, ...]  # Ids of the runs, in the order in which they were given
     question: str  # As it was asked
     expected: str  # A good answer, from the golden set
-    answers: tuple[str, ...]  # As shown: left before right
+    answers: tuple[Answer, ...]  # As shown: left before right
     swapped: bool = False  # The second run stands on the left
 
     @property
@@ -58,7 +58,7 @@ def turns_of(
         first = read[group[0]]
         for item, record in first.items():
             others = [read[name].get(item) for name in group]
-            answers = [r.answer.text for r in others if r and r.answer and r.item.question == record.item.question]
+            answers = [r.answer for r in others if r and r.answer and r.item.question == record.item.question]
             if len(answers) == len(group):
                 swapped = pairs and int(digest([seed, rater, "side", item])[:8], 16) % 2 == 1
                 found.append(Turn(item, group, record.item.question, record.item.expected, tuple(answers[::-1] if swapped else answers), swapped))
@@ -255,6 +255,12 @@ def clipped(
     return text if len(text) <= size else f"{text[:size].rstrip()} … ({len(text) - size:,} characters more)"
 
 
+def _reply(answer: Answer) -> dict[str, Any]:
+    "An answer with the passages it was given, best first."
+    passages = [f"[{n}] {p.chunk.heading or p.chunk.id}\n{clipped(p.chunk.text, 2000)}" for n, p in enumerate(answer.passages[:10], 1)]
+    return {"text": clipped(answer.text), "passages": passages}
+
+
 def shown(
     sheet: Sheet,  # Of one person
     standing: Standing,  # Where that person stands: at a turn
@@ -272,7 +278,7 @@ def shown(
     note = said.get(("note", ""))
     return {
         "turn": turn.key, "place": standing.at, "count": f"{standing.at + 1} of {len(sheet.turns)}", "question": clipped(turn.question),
-        "expected": clipped(turn.expected), "answers": [{"title": title, "text": clipped(text)} for title, text in zip(titles, turn.answers, strict=True)],
+        "expected": clipped(turn.expected), "answers": [{"title": title, **_reply(answer)} for title, answer in zip(titles, turn.answers, strict=True)],
         "criteria": criteria, "note": note.note if note else "", "skipped": ("skip", "") in said,
     }  # fmt: skip
 
@@ -329,8 +335,10 @@ def progress(
 ) -> dict[str, Any]:
     "How far a person is."
     total, left = len(sheet.turns), len(sheet.missing())
+    given = len({r.item.id for run in sheet.runs for r in run.records}) if sheet.pairs else sum(len(run.records) for run in sheet.runs)
+    out = f"{given - total:,} left out: no answer, or not the same question" if given > total else ""
     skipped = sum(label.kind == "skip" for label in sheet.held)
-    return {"done": total - left, "total": total, "text": f"{total - left:,} of {total:,} done" + (f", {skipped:,} of them skipped" if skipped else "")}
+    return {"done": total - left, "total": total, "text": f"{total - left:,} of {total:,} done" + (f", {skipped:,} of them skipped" if skipped else ""), "out": out}
 
 
 def picture(
@@ -348,7 +356,8 @@ def picture(
     parts = [table_html(table["head"], table["rows"], table["title"]) for table in tables]
     parts.append(table_html(["item", "question", *(c.name for c in sheet.criteria), "note"], rows[:LINES], f"Labels by {sheet.rater}" if rows else ""))
     more = f"<p>{len(rows) - LINES:,} more in {html.escape(sheet.path.name)}.</p>" if len(rows) > LINES else ""
-    return f"<p><b>{html.escape(sheet.rater)}</b>: {progress(sheet)['text']}. {html.escape(known)}</p>{''.join(parts)}{more}"
+    far = progress(sheet)
+    return f"<p><b>{html.escape(sheet.rater)}</b>: {'; '.join(filter(None, (far['text'], far['out'])))}. {html.escape(known)}</p>{''.join(parts)}{more}"
 
 
 def _word(label: Label | None, criterion: Criterion, pair: Any) -> str:

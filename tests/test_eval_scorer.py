@@ -267,7 +267,7 @@ def test_sides_and_orders_are_mixed_but_the_same_tomorrow(tmp_path: Path) -> Non
     assert ann == turns_of(runs, True, "ann") and ann != turns_of(runs, True, "ann", seed=1)
     assert [t.item for t in ann] != [t.item for t in bob] and {t.item for t in ann} == {t.item for t in bob}
     assert 70 < sum(t.swapped for t in ann) < 130
-    assert all(t.answers[t.swapped].endswith("of a") and t.answers[not t.swapped].endswith("of b") for t in ann)
+    assert all(t.answers[t.swapped].text.endswith("of a") and t.answers[not t.swapped].text.endswith("of b") for t in ann)
     fewer = made(tmp_path / "c", dict(list(texts.items())[:50]))
     order = [t.item for t in turns_of([runs[0]], False, "ann") if t.item in dict(list(texts.items())[:50])]
     assert len([t for t in turns_of([fewer], False, "ann")]) == 50 and len(order) == 50
@@ -330,6 +330,14 @@ def test_two_kernels_of_one_person_lose_no_label(run: Run, rubric: Rubric) -> No
     assert "All labels of both are kept" in told["problem"] and told["body"]["turn"]["place"] == 1
     press(there, 0)
     assert len(read_lines(run.directory / "labels.jsonl")) == 3 and there.body()["progress"]["done"] == 2
+
+
+def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
+    other = {**TEXTS, "finally": ("Another question?", "", "No.")}
+    del other["global"]
+    scorer = EvalScorer([made(tmp_path / "a", TEXTS), made(tmp_path / "b", other)], rater="ann", how="pairs")
+    assert len(scorer.sheet.turns) == 2 and scorer.body()["progress"]["out"].startswith("2 left out")
+    assert "2 left out: no answer, or not the same question" in scorer.still()
 
 
 def test_what_cannot_be_scored_is_said(tmp_path: Path, run: Run, rubric: Rubric) -> None:

@@ -35,7 +35,8 @@ function scored(body, tools) {
 
   return [
     h("div", { class: "es-question" }, h("p", { class: "soft" }, `Question ${turn.count}`, turn.skipped ? " · skipped" : ""), h("h3", { class: "words" }, turn.question)),
-    h("div", { class: "es-answers", "data-pair": body.pairs ? "yes" : null }, turn.answers.map((answer) => h("article", {}, h("h4", { class: "soft" }, answer.title), prose(answer.text, `${answer.title} ${turn.turn}`)))),
+    h("div", { class: "es-answers", "data-pair": body.pairs ? "yes" : null }, turn.answers.map((answer) => h("article", {}, h("h4", { class: "soft" }, answer.title), prose(answer.text, `${answer.title} ${turn.turn}`),
+      answer.passages.length ? h("details", { "data-keep": `passages ${answer.title}` }, h("summary", {}, `${answer.passages.length} passages it was given`), prose(answer.passages.join("\n\n"), `Passages of ${answer.title} ${turn.turn}`)) : null))),
     turn.expected ? h("details", { "data-keep": "expected" }, h("summary", {}, "A good answer, from the golden set"), h("div", { class: "words es-expected" }, turn.expected)) : null,
     h("div", { class: "es-criteria" }, criteria),
     box,
@@ -89,7 +90,7 @@ function draw(view, tools) {
     body.blind && body.turn ? button("Show names", () => tools.send("reveal"), { class: "es-quiet", "data-keep": "reveal", title: "Shows names, results and other people's labels; labels after that are marked as not blind" }) : null);
   const main = body.turn ? scored(body, tools) : finished(body, tools);
   tools.say([body.told, body.turn ? `Question ${body.turn.count}: ${body.turn.question.slice(0, 300)}` : "All done."].filter(Boolean).join(" "));
-  return [head, body.task ? h("p", { class: "soft es-task" }, body.task) : null, ...main, ...tables(body, tools)];
+  return [head, body.task || body.progress.out ? h("p", { class: "soft" }, [body.task, body.progress.out].filter(Boolean).join(" · ")) : null, ...main, ...tables(body, tools)];
 }
 
 export default widget(draw);
