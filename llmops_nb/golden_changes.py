@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
@@ -91,26 +92,27 @@ def diff_golden(
     order = {item.id: place for place, item in enumerate(b)}
     here = {before.id: order[after.id] for before, after in pairs}
     places = [here[item.id] for item in a if item.id in here]
-    slices = ["", *sorted({name for item in (*a, *b) for name in item.slices})]
     return GoldenDiff(
         a.digest, b.digest, tuple(i for i in b if i.id not in came), tuple(i for i in a if i.id not in went), tuple(changed),
-        tuple(_slice_change(name, a, b, pairs) for name in slices), len(pairs) - len(changed), places != sorted(places),
+        _slice_changes(a, b, pairs), len(pairs) - len(changed), places != sorted(places),
     )  # fmt: skip
 
 
 def _differing(a: Item, b: Item) -> tuple[str, ...]:
     return tuple(f.name for f in fields(Item) if getattr(a, f.name) != getattr(b, f.name))
 
-# %% ../nbs/15_golden_changes.ipynb #d9c9e1c5
-def _slice_change(name: str, a: GoldenSet, b: GoldenSet, pairs: Iterable[tuple[Item, Item]]) -> SliceChange:
-    "One slice in both versions."
-
-    def within(items: Iterable[Item]) -> set[str]:
-        return {item.id for item in items if not name or name in item.slices}
-
-    before, after = within(a), within(b)
-    stayed = [(i, j) for i, j in pairs if i.id in before and j.id in after]
-    return SliceChange(name, len(before), len(after), len(after) - len(stayed), len(before) - len(stayed), sum(i != j for i, j in stayed))
+# %% ../nbs/15_golden_changes.ipynb #ffdb8536
+def _slice_changes(a: GoldenSet, b: GoldenSet, pairs: Iterable[tuple[Item, Item]]) -> tuple[SliceChange, ...]:
+    "The whole and every slice in both versions."
+    before, after = (Counter(name for item in items for name in {"", *item.slices}) for items in (a, b))
+    stayed: Counter[str] = Counter()
+    changed: Counter[str] = Counter()
+    for old, new in pairs:
+        both = {"", *old.slices} & {"", *new.slices}
+        stayed.update(both)
+        changed.update(both if old != new else ())
+    names = sorted(before.keys() | after.keys())
+    return tuple(SliceChange(n, before[n], after[n], after[n] - stayed[n], before[n] - stayed[n], changed[n]) for n in names)
 
 
 def _diff_card(diff: GoldenDiff) -> str:
