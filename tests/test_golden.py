@@ -34,7 +34,9 @@ def test_a_version_is_what_items_say(tmp_path: Path) -> None:
     written_out = parse_golden('{"id": "a", "question": "?", "split": "dev", "answerable": true, "note": "", "facts": [], "review": "accepted"}', "x")
     left_out = parse_golden('{"question": "?", "id": "a"}', "x")
     built = GoldenSet("y", (Item("a", "?"),))
-    assert written_out.digest == left_out.digest == built.digest
+    assert written_out.digest == left_out.digest == built.digest and built.content == b'[{"id":"a","question":"?"}]'
+    save_golden(written_out, tmp_path / "short.jsonl")
+    assert (tmp_path / "short.jsonl").read_bytes() == b'{"id":"a","question":"?"}\n'
     for other in (Item("a", "?", review="draft"), Item("a", "?", note="n"), Item("a", "!")):
         assert GoldenSet("y", (other,)).digest != built.digest
     golden = load_golden(ROOT / "experiments/pydocs/golden/pydocs.jsonl")
