@@ -9,21 +9,24 @@ import html
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from .app import read_definition
 from .compare import Change, Comparison, compare, read_record
-from .core import ConfigurationError, unknown
+from .core import ConfigurationError, LLMOpsError, unknown
+from .duplicates import similarity
 from .evals import Run
 from .metrics import Metric
-from .prompts import Prompt
+from .prompts import Prompt, restore_prompt
 from .runs import all_runs
 from .settings import Settings
-from .store import short
-from .versions import Version, history, read_trail
+from .store import Objects, short
+from .versions import Version, history, prompts_in, read_trail
 
 # %% auto #0
-__all__ = ['HEADLINE', 'Entry', 'Lineage', 'runs_by_prompt', 'shown_metric', 'lineage', 'Flip', 'Behaviour', 'behaviour']
+__all__ = ['HEADLINE', 'LIKE', 'Entry', 'Lineage', 'runs_by_prompt', 'shown_metric', 'lineage', 'Flip', 'Behaviour', 'behaviour']
 
 # %% ../nbs/66_lineage.ipynb #66a00006
 HEADLINE = "task_success"  # The metric shown, where runs have it, unless another is asked for
@@ -113,7 +116,9 @@ def lineage(
     metric: str = "",  # Whose values to show; default: `HEADLINE`, or what the runs have
 ) -> Lineage:
     "The history of a prompt, with labels, runs and scores; raises `ConfigurationError` where there is no git."
-    labels, runs, versions = read_trail(path).now, runs_by_prompt(settings), history(path)
+    labels, runs = read_trail(path).now, runs_by_prompt(settings)
+    versions: Sequence[Version] = history(path)
+    versions = _in_order(versions, _drafts(path, settings, runs, {version.digest for version in versions}))
     metric = shown_metric([run for version in versions for run in runs.get(version.digest, ())], metric)
     entries = []
     for version in versions:
@@ -121,6 +126,40 @@ def lineage(
         score = next((m for run in used for m in run.info.metrics if m.name == metric and not m.slice), None)
         entries.append(Entry(version, tuple(sorted(name for name, stands in labels.items() if stands == version.digest)), used, score))
     return Lineage(path.name, metric, tuple(entries))
+
+# %% ../nbs/66_lineage.ipynb #66a00018
+LIKE = 0.3  # Least likeness of a draft to the prompt that it is taken for a version of
+
+
+def _drafts(path: Path, settings: Settings, runs: Mapping[str, Sequence[Run]], known: set[str]) -> list[Version]:
+    "Versions of a prompt that runs used and nobody committed."
+    home = next((place for place in path.resolve().parents if (place / "app.yaml").is_file()), None)
+    if home is None:
+        return []
+    app, objects = read_definition(home / "app.yaml").name, Objects(settings.state / "objects")
+    texts = {p.name: p.read_text(encoding="utf-8", errors="replace") for p in prompts_in(path.parent)}
+    found = []
+    for digest, used in runs.items():
+        if digest in known or used[0].info.app != app:
+            continue
+        try:
+            text = restore_prompt(objects.get(digest).decode(), path.stem).text
+        except (LLMOpsError, UnicodeDecodeError):
+            continue  # made on another machine, or before prompts were kept
+        alike = {name: similarity(text, other) for name, other in texts.items()}
+        if alike.get(path.name, 0.0) >= max(LIKE, *alike.values()):
+            found.append(Version(digest, date=min(run.info.created for run in used), message="never committed"))
+    return found
+
+
+def _in_order(versions: Sequence[Version], drafts: Sequence[Version]) -> list[Version]:
+    "Versions and drafts, the newest first; what git says of the order of commits stands."
+    found = list(versions)
+    for draft in drafts:
+        when = datetime.fromisoformat(draft.date)
+        later = [at for at, version in enumerate(found) if not version.date or datetime.fromisoformat(version.date) > when]
+        found.insert(max(later, default=-1) + 1, draft)
+    return found
 
 # %% ../nbs/66_lineage.ipynb #66a00009
 @dataclass(frozen=True)

@@ -172,7 +172,7 @@ def diff_prompt(context: click.Context, name: Path, before: str, after: str, met
     found = behaviour(old, new, settings, (old_name, new_name), metrics)
     code = CODES.get(found.outcome, 3) if judging and old.digest != new.digest else 0
     value = {"before": old.digest, "after": new.digest, "text": words, "outcome": found.outcome, "sentence": found.sentence, "flips": found.flips, "verdicts": found.comparison.verdicts if found.comparison else [], "exit_code": code}
-    text = [words or "The texts are the same.", "", "Behaviour", *told(found)]
+    text = [*map(_coloured, words.splitlines() or ["The texts are the same."]), "", "Behaviour", *told(found)]
     advice = f"To find out, run an evaluation of each: llmops run {_shown(_home(path))}/eval.ipynb -p prompt={_relative(path, _home(path))}@VERSION"
     show(value, as_json, "\n".join([*text, *([] if found.comparison or old.digest == new.digest else [advice])]))
     context.exit(code)
@@ -186,6 +186,11 @@ def _one(path: Path, version: str, settings: Any) -> tuple[Any, str]:
     if other:
         return load_version(other, _objects(settings)), other.name
     return load_version(f"{path}@{version}", _objects(settings)), f"{path.name} {version if version == 'current' else '@' + version[:12]}"
+
+
+def _coloured(line: str) -> str:
+    "A line of a diff as a terminal shows it; click takes the colours out where there is no terminal."
+    return click.style(line, fg={"-": "red", "+": "green", "@": "cyan"}.get(line[:1]))
 
 
 def _home(path: Path) -> Path:

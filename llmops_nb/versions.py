@@ -315,13 +315,12 @@ def _candidates(path: Path, wanted: str, objects: Objects | None) -> Iterator[Pr
                 prompt = _prompt_at(past, version.commit, version.path)
                 if prompt is not None:
                     yield replace(prompt, name=path.stem)
-    if objects is not None:
-        trail = read_trail(path)
-        kept = {m.version for m in (*trail.rollbacks, *(m for moves in trail.labels.values() for m in moves))} | {m.instead_of for m in trail.rollbacks}
-        for digest in sorted(kept):
-            if digest.startswith(wanted):
-                with contextlib.suppress(DataError, ConfigurationError, UnicodeDecodeError):
-                    yield restore_prompt(objects.get(digest).decode(), path.stem)
+    for kept in sorted(objects.root.glob(f"{wanted[:2]}/{wanted[2:]}*")) if objects is not None else ():
+        with contextlib.suppress(DataError, ConfigurationError, UnicodeDecodeError):
+            text = objects.get(f"{kept.parent.name}{kept.name}").decode() if objects else ""
+            prompt = restore_prompt(text, path.stem)
+            if prompt.variables or prompt.parts:  # other things are kept there too
+                yield prompt
 
 
 def _known(path: Path) -> list[str]:

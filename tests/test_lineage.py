@@ -19,6 +19,7 @@ from llmops_nb.datasets import GoldenSet, save_golden
 from llmops_nb.evals import save_info
 from llmops_nb.lineage import behaviour, lineage
 from llmops_nb.prompts import load_prompt
+from llmops_nb.store import Objects
 from llmops_nb.versions import load_version, read_trail
 
 HEAD = "---\ndescription: Say it\nvariables: {question: str}\n---\n[user]\n"
@@ -152,6 +153,20 @@ def test_history_carries_runs_labels_and_scores(two: tuple[Project, str, str]) -
     assert list(found.to_pandas()["value"].fillna(-1)) == [-1, 0.8, 0.2] and "Say yes" in found._repr_html_()
     with pytest.raises(ConfigurationError, match="Did you mean 'task_success'"):
         lineage(project.file, project.settings, "task_succes")
+
+
+def test_drafts_that_runs_used_are_part_of_the_history(two: tuple[Project, str, str]) -> None:
+    project, old, new = two
+    (project.experiment / "prompts" / "other.md").write_text("---\nvariables: {question: str}\n---\n[system]\nYou are a poet and rhyme whatever is asked.\n[user]\nA verse on {{ question }}, please.\n")
+    project.file.write_text(HEAD + "{{ question }} maybe\n")
+    golden = load_golden(project.experiment / "golden" / "g.jsonl")
+    draft = evaluate(load_app(project.experiment, project.settings), golden, [says], settings=project.settings, progress=False)
+    evaluate(load_app(project.experiment, project.settings, prompt="prompts/other.md"), golden, [says], settings=project.settings, progress=False)
+    project.file.write_text(HEAD + "{{ question }} yes\n")
+    found = lineage(project.file, project.settings).entries
+    assert [e.version.message for e in found] == ["never committed", "Say yes", "Say no"]
+    assert found[0].runs[0].id == draft.id and found[0].version.digest == draft.info.digests["prompt"] and not found[1].runs
+    assert load_version(f"{project.file}@{draft.info.digests['prompt'][:12]}", Objects(project.settings.state / "objects")).text.endswith("maybe\n")
 
 
 def test_hostile_text_is_escaped(two: tuple[Project, str, str]) -> None:
