@@ -376,13 +376,15 @@ def propose(
     study = optuna.create_study(direction=better, sampler=sampler)
     for cell in tried:
         _remember(optuna, study, axes, space, {**usual, **cell.values}, cell)
-    for _ in range(200):
+    taken = {to_json({**usual, **c.values}) for c in cells}
+    for _ in range(50):
         trial = study.ask(space)
         values = {name: found[trial.params[name]] if isinstance(found, list) else _number(trial.params[name]) for name, found in axes.items()}
-        if not skipped(plan, {**usual, **values}) and not any(to_json({**usual, **c.values}) == to_json({**usual, **values}) for c in cells):
+        if not skipped(plan, {**usual, **values}) and to_json({**usual, **values}) not in taken:
             return values
         study.tell(trial, state=optuna.trial.TrialState.FAIL)
-    return None
+    others = _random(axes, replace(plan, trials=len(cells) + 1, seed=plan.seed + len(cells)), usual)  # It insists on what is known
+    return next((values for values in others if to_json({**usual, **values}) not in taken), None)
 
 
 def _distribution(optuna: Any, found: list[Any] | Range) -> Any:
