@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import sqlite3
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -18,6 +16,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from ._clients import client, gone
 from .core import Answer, BudgetError, ConfigurationError, DataError, Message, Model, ModelError, Usage
 from .models import Wrapped
 from .prices import Price
@@ -85,7 +84,7 @@ class _Ledger:
         "The connection of this process; raises `DataError`."
         if self._connection is None or self._process != os.getpid():
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._process, self.client = os.getpid(), json.dumps([socket.gethostname(), os.getpid(), _began(os.getpid())])
+            self._process, self.client = os.getpid(), client()
             try:
                 self._connection = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
                 self._connection.execute("PRAGMA journal_mode=WAL")
@@ -101,44 +100,21 @@ CREATE TABLE IF NOT EXISTS sums (name TEXT PRIMARY KEY, value REAL) WITHOUT ROWI
 CREATE TABLE IF NOT EXISTS tickets (ticket INTEGER PRIMARY KEY AUTOINCREMENT, cost REAL, client TEXT);
 CREATE TABLE IF NOT EXISTS clients (client TEXT PRIMARY KEY, seen REAL) WITHOUT ROWID;
 """
-_PATIENCE = 900.0  # Seconds after which a silent client on another machine is believed dead
-
-
-def _began(process: int) -> str:
-    "When a process began, in the words of the system; empty where it does not say, or there is no such process."
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""
-
-
-def _gone(client: str, seen: float) -> bool:
-    "Whether a client has ended; where that cannot be asked, it lives while it was seen lately."
-    host, process, began = json.loads(client)
-    if host != socket.gethostname() or sys.platform == "win32":
-        return time.time() - seen > _PATIENCE
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return bool(began) and _began(process) != began
 
 # %% ../nbs/27_budgets.ipynb #dbb3f520
 def _settle_the_dead(ledger: sqlite3.Connection) -> None:
     "Count the time since the last visit if somebody was there, and in full what ended clients left open."
     clients = ledger.execute("SELECT client, seen FROM clients").fetchall()
-    gone = [(client,) for client, seen in clients if _gone(client, seen)]
+    ended = [(name,) for name, seen in clients if gone(name, seen)]
     now, last = time.time(), ledger.execute("SELECT value FROM sums WHERE name = 'last'").fetchone()
-    if last and len(gone) < len(clients):
+    if last and len(ended) < len(clients):
         _add(ledger, seconds=max(0.0, now - last[0]))
     ledger.execute("INSERT OR REPLACE INTO sums VALUES ('last', ?)", (now,))
-    for client in gone:
-        cost, calls = ledger.execute("SELECT coalesce(sum(cost), 0.0), count(*) FROM tickets WHERE client = ?", client).fetchone()
+    for name in ended:
+        cost, calls = ledger.execute("SELECT coalesce(sum(cost), 0.0), count(*) FROM tickets WHERE client = ?", name).fetchone()
         _add(ledger, money=cost, calls=calls)
-        ledger.execute("DELETE FROM tickets WHERE client = ?", client)
-        ledger.execute("DELETE FROM clients WHERE client = ?", client)
+        ledger.execute("DELETE FROM tickets WHERE client = ?", name)
+        ledger.execute("DELETE FROM clients WHERE client = ?", name)
 
 # %% ../nbs/27_budgets.ipynb #321030f7
 def _state(ledger: sqlite3.Connection) -> Spending:

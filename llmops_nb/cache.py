@@ -5,6 +5,7 @@
 # %% ../nbs/21_cache.ipynb #f4d445a2
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sqlite3
@@ -17,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from ._clients import client, gone
 from .core import Answer, DataError, Message, Model, from_json, to_json
 from .models import Wrapped
 from .store import digest
@@ -47,6 +49,7 @@ def _open(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer BLOB NOT NULL, model TEXT, made REAL) WITHOUT ROWID")
+        connection.execute("CREATE TABLE IF NOT EXISTS claims (key TEXT PRIMARY KEY, client TEXT, made REAL) WITHOUT ROWID")
         return connection
     except sqlite3.OperationalError as error:
         raise DataError(f"The cache {path.name} cannot be opened: {error}. Is its directory writable?") from error
@@ -108,6 +111,48 @@ class Cache:
         with self._lock:
             return int(self._here().execute("SELECT count(*) FROM answers").fetchone()[0])
 
+# %% ../nbs/21_cache.ipynb #cceb4afd
+def _claim(cache: Cache, key: str) -> bool:
+    "Whether this caller may make a call now; False when another one is making it, or has just made it."
+    try:
+        with cache._lock:
+            connection = cache._here()
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                other = connection.execute("SELECT client, made FROM claims WHERE key = ?", (key,)).fetchone()
+                answer = connection.execute("SELECT answer FROM answers WHERE key = ?", (key,)).fetchone()
+                free = (answer is None or _read(answer[0]) is None) and (other is None or gone(*other))
+                if free:
+                    connection.execute("INSERT OR REPLACE INTO claims VALUES (?, ?, ?)", (key, client(), time.time()))
+                return free
+            finally:
+                connection.execute("COMMIT")
+    except sqlite3.Error:
+        return True
+
+
+def _give_back(cache: Cache, key: str) -> None:
+    "Let others make a call."
+    with contextlib.suppress(sqlite3.Error), cache._lock:
+        cache._here().execute("DELETE FROM claims WHERE key = ?", (key,))
+
+# %% ../nbs/21_cache.ipynb #ca304784
+def _asked(model: Model, cache: Cache, key: str, messages: Sequence[Message], options: Mapping[str, Any]) -> Answer:
+    "The answer to a call that no other thread of this process is making."
+    pause = 0.005
+    while not _claim(cache, key):
+        found = cache.get(key)
+        if found is not None:
+            return replace(found, messages=tuple(messages), usage=replace(found.usage, cached=True))
+        time.sleep(pause)
+        pause = min(0.25, pause * 1.5)
+    try:
+        answer = model(messages, **options)
+        cache.put(key, answer)
+        return answer
+    finally:
+        _give_back(cache, key)
+
 # %% ../nbs/21_cache.ipynb #85c06e0b
 def cached(
     model: Model,  # Asked when the answer is not known yet
@@ -123,23 +168,19 @@ def cached(
 
     def call(messages: Sequence[Message], **options: Any) -> Answer:
         key = cache_key(model.digest, messages, options)
-        while True:
-            found = remembered(key, messages)
-            if found is not None:
-                return found
+        while (found := remembered(key, messages)) is None:
             with lock:
                 other = waiting.get(key)
                 if other is None:
                     waiting[key] = threading.Event()
-            if other is None:
-                break
-            other.wait()
-        try:
-            answer = model(messages, **options)
-            cache.put(key, answer)
-            return answer
-        finally:
-            with lock:
-                waiting.pop(key).set()
+            if other is not None:
+                other.wait()
+                continue
+            try:
+                return _asked(model, cache, key, messages, options)
+            finally:
+                with lock:
+                    waiting.pop(key).set()
+        return found
 
     return Wrapped(model, call)

@@ -191,3 +191,29 @@ def test_a_file_that_is_no_ledger_is_an_error_that_says_so(tmp_path: Path) -> No
     (tmp_path / "budget.sqlite").write_text(json.dumps(["no", "ledger"]) * 100)
     with pytest.raises(Exception, match="budget.sqlite cannot be opened"):
         Budget(tmp_path / "budget.sqlite")
+
+
+# One of several processes that all want the same answers
+ASKER = """
+import sys
+from pathlib import Path
+from llmops_nb.app import load_app
+from llmops_nb.settings import load_settings
+from concurrent.futures import ThreadPoolExecutor
+app = load_app(Path(sys.argv[1]), load_settings(Path(sys.argv[1])))
+with ThreadPoolExecutor(4) as pool:
+    list(pool.map(app, [f"Say <{n}>" for n in range(30)]))
+"""
+
+
+def test_processes_that_want_the_same_answers_ask_once(tmp_path: Path) -> None:
+    with loopback(tmp_path / "log", latency=0.05) as server:
+        here = project(tmp_path, server.url, 5)
+        clients = [subprocess.Popen([sys.executable, "-c", ASKER, str(here)]) for _ in range(3)]
+        while len(server.requests()) < 8:
+            time.sleep(0.005)
+        clients[0].kill()  # What it was asking is asked by another: at most its four calls are made twice
+        assert [process.wait(120) for process in clients[1:]] == [0, 0]
+        clients[0].wait()
+        asked = [text for _, text in server.requests()]
+    assert len(set(asked)) == 30 <= len(asked) <= 34
