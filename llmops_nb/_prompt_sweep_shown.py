@@ -1,4 +1,4 @@
-"""What PromptSweep shows, prepared as texts and numbers: its script computes nothing."""
+"""What PromptSweep reads and shows, prepared as values, texts and numbers: its script computes nothing."""
 
 from __future__ import annotations
 
@@ -108,7 +108,8 @@ def lines(
     edit: Edit,  # Not made yet
 ) -> dict[str, Any]:
     "An edit, line by line."
-    return {"title": edit.title, "path": edit.path.name, "new": edit.before is None, "lines": [list(line) for line in edit.lines]}
+    hint = f"Anybody can run it then: llmops sweep {edit.path.name}" if edit.path.name == "sweep.yaml" else ""
+    return {"title": edit.title, "path": edit.path.name, "new": edit.before is None, "lines": [list(line) for line in edit.lines], "hint": hint}
 
 
 def labelled(
@@ -128,6 +129,20 @@ def varied(
 ) -> list[dict[str, Any]]:
     "What varies, each value as text."
     return [{"name": name, "kind": settable()[name], "values": [str(value) for value in values]} for name, values in vary.items()]
+
+
+def value_of(
+    name: str,  # Of a parameter
+    text: str,  # As it was typed
+) -> Any:
+    "A value as what its parameter is; raises `ConfigurationError` for what is no YAML."
+    import yaml
+
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{text!r} is no value for {name}: {' '.join(str(error).split())}") from error
+    return text.strip() if settable()[name] == "str" else value
 
 
 def cell_row(
@@ -196,6 +211,17 @@ def going(
     if progress.left and progress.done < progress.planned and math.isfinite(progress.left):
         parts.append(f"about {quantity(progress.left, 's')} left")
     return " · ".join(filter(None, parts))
+
+
+def report(
+    directory: Path,  # Of a sweep
+    root: Path,  # Of the project
+) -> str:
+    "Where the sweep's report is; nothing when there is none."
+    path = directory / "report.html"
+    if not path.is_file():
+        return ""
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 
 def spoken(

@@ -19,7 +19,7 @@ from .stats import Estimate, mean, share
 from .sweeps import Sweep, SweepInfo, open_sweep
 
 # %% auto #0
-__all__ = ['MARKS', 'Seen', 'Progress', 'Follower']
+__all__ = ['MARKS', 'SOON', 'Seen', 'Progress', 'Follower']
 
 # %% ../nbs/76_following.ipynb #ae17fe40
 class _Usage(msgspec.Struct):
@@ -114,7 +114,10 @@ class Progress:
         "Answers from memory."
         return sum(cell.cached for cell in self.cells)
 
-# %% ../nbs/76_following.ipynb #8bbfd957
+# %% ../nbs/76_following.ipynb #76a41318
+SOON = 3.0  # Seconds of looking before a speed means something
+
+
 class Follower:
     "Looks at a sweep's files again and again, reading only what is new."
 
@@ -139,7 +142,8 @@ class Follower:
         now = time.monotonic()
         self._first = self._first or (now, done)
         gone, new = now - self._first[0], done - self._first[1]
-        return Progress(sweep.info, cells, (planned - done) * gone / new if new and gone else 0.0 if done == planned and done else None)
+        known = new and gone >= SOON
+        return Progress(sweep.info, cells, (planned - done) * gone / new if known else 0.0 if done == planned and done else None)
 
     def _size(self, sweep: Sweep) -> int:
         "Items of one run: what the first run that has begun says."

@@ -21,14 +21,16 @@ from .compare import Verdict, read_outcomes, read_record
 from .core import BudgetError, ConfigurationError, DataError, LLMOpsError, RunError, unknown
 from .datasets import GoldenSet, load_golden
 from .edits import Edit, edit_app, edit_plan, edit_prompt
-from .evals import STOP
+from .evals import STOP, Run
 from .following import Follower, Progress
 from .forecast import Forecast, forecast, refuse
 from .metrics import Record
 from .prompts import Prompt
+from .reports import render
 from .settings import Settings, load_settings
 from .spaces import Cell, Plan, as_it_is, cells_of, complete, items_of
 from .store import Objects, digest, write_atomic
+from .sweep_reports import render_sweep
 from .sweeps import Sweep, SweepInfo, find_sweep, resume_sweep, run_sweep
 from .versions import load_version, read_trail, set_label, split_name
 from .widgets import Stopped, Task, Widget, command, state_path
@@ -157,7 +159,7 @@ class Varied(Edited):
             raise ConfigurationError(unknown("parameter", name, settable()))
         now = as_it_is(self.plan(vary={}), self.settings).get(name)
         values = list(self.state.vary.get(name, [now] if now is not None else []))
-        self._try(vary={**self.state.vary, name: [*values, _read(name, text)] if text.strip() else values})
+        self._try(vary={**self.state.vary, name: [*values, shown.value_of(name, text)] if text.strip() else values})
 
     @command
     def drop(self, name: str, place: int) -> None:
@@ -192,17 +194,6 @@ def _checked(widget: Planned, plan: Plan) -> None:
     if plan.vary:
         cells_of(plan, widget.settings)
 
-
-def _read(name: str, text: str) -> Any:
-    "A value as what its parameter is."
-    import yaml
-
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"{text!r} is no value for {name}: {' '.join(str(error).split())}") from error
-    return text.strip() if settable()[name] == "str" else value
-
 # %% ../nbs/88_prompt_sweep.ipynb #8198b76a
 class Sweeping(Varied):
     "Sweeps that are foreseen, run, stopped and resumed."
@@ -222,13 +213,19 @@ class Sweeping(Varied):
             raise ConfigurationError(self.state.refused or "Forecast this plan first: nothing is spent before it is known what it takes.")
         self.change(sweep="", item="", cells=(), winner="", offer="", forecast_of="")
         self.follower, before = None, _directories(self)
-        self.start("Sweep", lambda task: _conduct(self, task, before, lambda: run_sweep(plan, self.settings, self.executor, progress=False)))
+        self.start("Sweep", lambda task: _conduct(self, task, before, lambda: run_sweep(plan, self.settings, self.executor, progress=False, after=_reported)))
 
     @command
     def go_on(self) -> None:
         "Resume the sweep that was stopped or killed, with the budget as it is set now."
         sweep, limits = find_sweep(self.state.sweep, self.settings), self.state.limits
-        self.start("Sweep", lambda task: _conduct(self, task, [], lambda: resume_sweep(sweep, self.settings, self.executor, limits=limits, progress=False)))
+        self.start("Sweep", lambda task: _conduct(self, task, [], lambda: resume_sweep(sweep, self.settings, self.executor, limits=limits, progress=False, after=_reported)))
+
+
+def _reported(run: Run) -> None:
+    "Write the report of a run that has ended, where reports can be written."
+    with suppress(LLMOpsError):
+        render(run.directory)
 
 
 def _directories(widget: Planned) -> list[Path]:
@@ -265,6 +262,8 @@ def _conduct(widget: Planned, task: Task, before: Sequence[Path], begin: Callabl
                     write_atomic(_place(widget) / STOP, "stopped in the notebook")
                 stopped = str(request)
         sweep = work.result()
+    with suppress(LLMOpsError):  # a report that cannot be written costs no sweep
+        render_sweep(sweep.directory)
     widget.change(sweep=sweep.id)
     if stopped and sweep.info.status == "stopped":
         raise Stopped(f"{stopped} Go on when you like; nothing is paid for twice.")
@@ -466,7 +465,7 @@ def _sweep(widget: Planned, progress: Progress) -> dict[str, Any]:
     status = "interrupted" if info.status == "running" and not here else info.status
     more = f"Drawn are the first {shown.MOST} of {len(order):,} items." if len(order) > shown.MOST else ""
     return {
-        "id": info.id, "status": status, "going": "" if here else shown.going(progress, info.plan.budget.money), "spoken": shown.spoken(progress), "took": "" if here else shown.against(info), "verdict": info.verdict, "note": info.note, "more": more,
+        "id": info.id, "status": status, "going": "" if here else shown.going(progress, info.plan.budget.money), "spoken": shown.spoken(progress), "took": "" if here else shown.against(info), "report": shown.report(_place(widget), widget.settings.root), "verdict": info.verdict, "note": info.note, "more": more,
         "rows": [shown.cell_row(seen, progress, order, verdicts.get(seen.id)) for seen in progress.cells], "items": order[: shown.MOST],
         "resumable": not here and (status != "finished" or any(cell.status == "failed" for cell in info.cells)),
     }  # fmt: skip

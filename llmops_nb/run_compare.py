@@ -231,6 +231,12 @@ def listed(
 Named = Run | str | Path  # A run, its directory, or its id or the beginning of it
 
 
+def _opened(side: Named | Sequence[Named], settings: Settings | None) -> list[Run]:
+    "The runs of one side, from whatever names them."
+    several = [side] if isinstance(side, (Run, str, Path)) else list(side)
+    return [run if isinstance(run, Run) else find_run(str(run), settings or load_settings()) for run in several]
+
+# %% ../nbs/87_run_compare.ipynb #2ea076d0
 class Compared(Widget[CompareState]):
     "Two runs and where to look in them."
 
@@ -245,10 +251,11 @@ class Compared(Widget[CompareState]):
         path: Path | None = None,  # The state file; default: beside the later run
         metrics: Sequence[str] = (),  # What to compare; all that both runs measured when empty
         margins: Mapping[str, float] | None = None,  # By metric: a difference that does not matter
+        labels: tuple[str, str] | None = None,  # What people call the two; default: what is different about them, or their ids
     ):
         sides = [_opened(side, settings) for side in (before, after)]
         self.before, self.after = sides[0][0], sides[1][0]
-        self.comparison: Comparison = compare(sides[0], sides[1], metrics, margins)
+        self.comparison: Comparison = compare(sides[0], sides[1], metrics, margins, labels=labels)
         self.journals = [run.directory / "records.jsonl" for run in (self.before, self.after)]
         other = reworded(*self.journals)
         self.items = {c.item: replace(c, kind="reworded") if c.kind.startswith("same") and c.item in other else c for c in self.comparison.changes}
@@ -271,12 +278,6 @@ class Compared(Widget[CompareState]):
     def still(self) -> str:
         "The state as plain HTML."
         return _still(self)
-
-
-def _opened(side: Named | Sequence[Named], settings: Settings | None) -> list[Run]:
-    "The runs of one side, from whatever names them."
-    several = [side] if isinstance(side, (Run, str, Path)) else list(side)
-    return [run if isinstance(run, Run) else find_run(str(run), settings or load_settings()) for run in several]
 
 # %% ../nbs/87_run_compare.ipynb #8ae64d06
 class Marked(Compared):

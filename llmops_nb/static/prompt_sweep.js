@@ -56,7 +56,7 @@ function draw(view, tools) {
     h("div", { class: "row" }, body.slices.length ? field("Slice", h("select", { "data-keep": "slice", change: choose }, h("option", { value: "" }, "all"), body.slices.map((name) => h("option", { value: name, selected: name === body.slice }, name)))) : null,
       small("limit", "Items at most", body.limit || "", choose, "all"), small("repeats", "Repeats", body.repeats, choose, "1"),
       h("label", { class: "ps-check" }, h("input", { type: "checkbox", checked: body.racing, "data-keep": "racing", change: choose }), "drop weak cells early")),
-    h("div", { class: "row" }, small("money", "US dollars at most", body.money, afford, "no limit"), small("calls", "Calls", body.calls, afford, "no limit"), small("seconds", "Seconds", body.seconds, afford, "no limit")));
+    h("div", { class: "row" }, small("money", "US dollars", body.money, afford, "no limit"), small("calls", "Calls", body.calls, afford, "no limit"), small("seconds", "Seconds", body.seconds, afford, "no limit")));
 
   // The forecast, and what may be done.
   const row = (name, total) => h("tr", {}, h("th", { scope: "row" }, name), h("td", { class: "number" }, total.calls), h("td", { class: "number" }, total.to_pay), h("td", {}, total.cached), h("td", {}, total.cost), h("td", {}, total.seconds));
@@ -73,7 +73,7 @@ function draw(view, tools) {
 
   const offer = body.offer ? h("section", { class: "ps-offer", "aria-label": body.offer.title }, h("div", { class: "row" }, h("b", { class: "grow" }, body.offer.title, body.offer.new ? chip("new file") : null),
     body.offer.lines.length ? button("Write it", () => send("make"), { "data-keep": "make", class: "main" }) : null, button("Not now", () => send("offer", { what: "" }), { "data-keep": "not now" })),
-    body.offer.lines.length ? h("div", { class: "scroll ps-lines", tabindex: "0", role: "region", "aria-label": "Lines that change" }, body.offer.lines.map(([kind, text]) => h("div", { class: kind }, h("span", { class: "ps-sign", "aria-label": { removed: "removed", added: "added" }[kind] || null, role: "img" }, { removed: "−", added: "+", gap: "⋯" }[kind] || " "), text))) : h("p", { class: "soft" }, "It says so already: nothing would change.")) : null;
+    body.offer.lines.length ? h("div", { class: "scroll ps-lines", tabindex: "0", role: "region", "aria-label": "Lines that change" }, body.offer.lines.map(([kind, text]) => h("div", { class: kind }, h("span", { class: "ps-sign", "aria-label": { removed: "removed", added: "added" }[kind] || null, role: "img" }, { removed: "−", added: "+", gap: "⋯" }[kind] || " "), text))) : h("p", { class: "soft" }, "It says so already: nothing would change."), body.offer.hint ? h("p", { class: "soft" }, body.offer.hint) : null) : null;
 
   const map = {};
   if (sweep && sweep.items.length) Object.assign(map, { j: () => send("step", { by: 1 }), k: () => send("step", { by: -1 }), ArrowRight: () => send("step", { by: 1 }), ArrowLeft: () => send("step", { by: -1 }), ArrowDown: () => move(1), ArrowUp: () => move(-1), p: () => answers && send("pin", { cell: answers.arms[answers.arms.length - 1].id }), Escape: () => send("look", { item: "" }) });
@@ -93,35 +93,40 @@ function draw(view, tools) {
     send("look", { item: answers ? answers.item : sweep.items[0], cells: [first, ids[Math.max(0, Math.min(ids.length - 1, at + by))]] });
   }
 
-  // A row of squares, one an item; a click opens the item with this cell beside the baseline.
+  // Squares, one an item, in lines; a click opens the item with this cell beside the one that others are compared with.
   function squares(r) {
-    const size = 11, across = Math.max(1, sweep.items.length), wide = across > 60 ? Math.max(4, Math.floor(660 / across)) : size;
+    const count = Math.max(1, sweep.items.length), pitch = count > 120 ? 6 : count > 24 ? 9 : 11, across = Math.min(count, count > 120 ? 50 : count > 24 ? 30 : 24);
+    const size = pitch - (pitch > 6 ? 2 : 1), lines = Math.ceil(count / across);
     const svg = (name, attributes) => { const node = document.createElementNS("http://www.w3.org/2000/svg", name); for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value); return node; };
-    const box = svg("svg", { width: across * wide, height: size, viewBox: `0 0 ${across * wide} ${size}`, role: "img", class: "ps-squares", "aria-label": r.words });
+    const box = svg("svg", { width: across * pitch, height: lines * pitch, viewBox: `0 0 ${across * pitch} ${lines * pitch}`, role: "img", class: "ps-squares", "aria-label": r.words });
     const paths = {};
-    [...r.marks].forEach((mark, n) => { const w = wide - (wide > 5 ? 2 : 1); paths[mark] = (paths[mark] || "") + `M${n * wide} 0h${w}v${size - 2}h${-w}z`; });
+    [...r.marks].forEach((mark, n) => { paths[mark] = (paths[mark] || "") + `M${(n % across) * pitch} ${Math.floor(n / across) * pitch}h${size}v${size}h${-size}z`; });
     for (const [mark, path] of Object.entries(paths)) box.append(svg("path", { d: path, class: "m-" + ({ ".": "none" }[mark] || mark) }));
     const at = answers ? sweep.items.indexOf(answers.item) : -1;
-    if (at >= 0) box.append(svg("rect", { x: at * wide - 0.5, y: -0.5, width: wide - 1, height: size - 1, class: "here" }));
-    const find = (event) => sweep.items[Math.floor((event.clientX - box.getBoundingClientRect().left) / box.getBoundingClientRect().width * across)];
-    box.addEventListener("click", (event) => { const item = find(event), first = sweep.rows[0].id; if (item) send("look", { item, cells: r.id === first ? [first, ...(answers ? answers.arms.map((arm) => arm.id).filter((id) => id !== first).slice(0, 1) : sweep.rows.slice(1, 2).map((x) => x.id))] : [first, r.id] }); });
-    box.addEventListener("mousemove", (event) => { const item = find(event); if (item) box.setAttribute("data-item", item); });
+    if (at >= 0) box.append(svg("rect", { x: (at % across) * pitch - 1, y: Math.floor(at / across) * pitch - 1, width: size + 2, height: size + 2, class: "here" }));
+    const others = answers ? answers.arms.map((arm) => arm.id) : [];
+    box.addEventListener("click", (event) => {
+      const place = box.getBoundingClientRect(), first = others[0] || sweep.rows[0].id;
+      const item = sweep.items[Math.floor((event.clientY - place.top) / pitch) * across + Math.floor((event.clientX - place.left) / pitch)];
+      if (item) send("look", { item, cells: r.id !== first ? [first, r.id] : others.length ? others : sweep.rows.slice(0, 2).map((row) => row.id) });
+    });
     return box;
   }
 
   function grid() {
     const pinned = sweep.rows.find((r) => r.id === body.winner);
     return h("section", { class: "ps-grid", "aria-label": "Sweep" },
-      h("div", { class: "row" }, h("h4", {}, "Sweep"), chip(sweep.status, tones[sweep.status]), h("span", { class: "soft grow" }, sweep.going), sweep.resumable ? button("Go on", () => send("go_on"), { "data-keep": "go on", class: "main", disabled: body.busy }) : null),
+      body.busy ? null : h("div", { class: "row" }, h("h4", {}, "Sweep"), chip(sweep.status, tones[sweep.status]), h("span", { class: "soft grow" }, sweep.going), sweep.resumable ? button("Go on", () => send("go_on"), { "data-keep": "go on", class: "main", disabled: body.busy }) : null),
       sweep.note || sweep.took ? h("p", { class: "soft" }, [sweep.note, sweep.took].filter(Boolean).join(" ")) : null,
-      h("div", { class: "scroll", "data-scroll": "grid" }, h("table", {}, h("thead", {}, h("tr", {}, column("Cell"), column(`Items (${sweep.items.length})`), column(body.objective, { class: "number" }), column("95 % interval"), column("Spent", { class: "number" }), column("Verdict"), column(h("span", { class: "llmops-unseen" }, "Pin")))),
+      h("div", { class: "scroll", "data-scroll": "grid" }, h("table", {}, h("thead", {}, h("tr", {}, column("Cell"), column(`Items (${sweep.items.length})`), column([body.objective, h("small", {}, " 95 % interval")], { class: "number ps-score" }), column("Spent", { class: "number" }), column("Verdict"), column(h("span", { class: "llmops-unseen" }, "Pin")))),
         h("tbody", {}, sweep.rows.map((r) => h("tr", { class: r.id === body.winner ? "pinned" : "" },
           h("th", { scope: "row" }, h("bdi", {}, r.label), r.baseline ? h("small", { class: "soft" }, " as it is") : null), h("td", { class: "ps-cell" }, squares(r), h("small", { class: "soft" }, [r.status === "finished" ? "" : r.status, r.count, r.cached].filter(Boolean).join(" · "))),
-          h("td", { class: "number" }, r.score), h("td", { class: "soft" }, r.range), h("td", { class: "number" }, r.spent), h("td", { title: r.sentence || r.note }, r.outcome ? (r.baseline ? h("small", { class: "soft" }, "compared with") : chip(r.outcome, tones[r.outcome])) : null),
+          h("td", { class: "number ps-score" }, r.score, r.range ? h("small", { class: "soft" }, r.range) : null), h("td", { class: "number" }, r.spent), h("td", { title: r.sentence || r.note }, r.outcome ? (r.baseline ? h("small", { class: "soft" }, "compared with") : chip(r.outcome, tones[r.outcome])) : null),
           h("td", {}, h("button", { type: "button", class: "ps-pin", "aria-pressed": String(r.id === body.winner), "aria-label": `Pin ${r.label} as the winner`, "data-keep": "pin:" + r.id, click: () => send("pin", { cell: r.id === body.winner ? "" : r.id }) }, r.id === body.winner ? "★" : "☆"))))))),
       h("p", { class: "ps-legend soft" }, [["r", "right"], ["w", "wrong"], ["m", "repeats disagree"], ["e", "no answer"], ["none", "to come"]].map(([mark, text]) => h("span", {}, h("i", { class: "m-" + mark, "aria-hidden": "true" }), text)), sweep.more ? h("span", {}, sweep.more) : null),
       sweep.verdict ? h("p", { class: "ps-verdict" }, sweep.verdict) : null,
       sweep.rows.some((r) => r.sentence) ? h("details", { "data-keep": "verdicts" }, h("summary", {}, "Every verdict"), h("ul", { class: "ps-list" }, sweep.rows.filter((r) => r.sentence).map((r) => h("li", {}, chip(r.outcome, tones[r.outcome]), " ", r.sentence)))) : null,
+      sweep.report ? h("p", { class: "soft" }, "Report: ", h("code", {}, sweep.report)) : null,
       pinned ? h("div", { class: "row ps-pinned" }, h("span", { class: "grow" }, "★ ", h("b", {}, pinned.label), " is pinned."), button("Label its prompt as candidate …", () => send("offer", { what: "label" }), { "data-keep": "label" }), pinned.baseline ? null : button("Bring it into app.yaml …", () => send("offer", { what: "app" }), { "data-keep": "app" })) : null);
   }
 
