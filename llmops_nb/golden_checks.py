@@ -220,12 +220,14 @@ def _check_whole(golden: GoldenSet, few: int) -> Iterator[Problem]:
             width = min(100, round(100 / count**0.5))
             yield Problem("warning", "small slice", "", f"Slice {name!r} has {count} item{'s' if count > 1 else ''}: a share over it is known to ± {width} points.", "Add items, or join it with another slice.")
     can, reviews = [item for item in golden if item.answerable], Counter(item.review for item in golden)
+    whole = sum(bool(i.expected.strip()) and not i.facts for i in can)
     retrieval = sum(bool(i.evidence) and not i.facts and not i.expected.strip() for i in can)
     notes = [
         (not any(i.split == "test" for i in golden), "no test split", "No item is kept back for the last word.", "Run llmops golden divide FILE before tuning begins."),
         (len(can) == len(golden), "all answerable", "Every item can be answered: nobody learns whether the application admits that it does not know.", "Add questions the documents do not answer."),
         (not any(i.evidence for i in can), "no evidence", "No item says where its answer stands: retrieval cannot be judged.", "Add evidence: document and quote."),
         (any(i.evidence for i in can) and not all(i.evidence for i in can), "some evidence", f"{sum(not i.evidence for i in can)} of {len(can)} answerable items have no evidence: they are left out where retrieval is judged.", "Add evidence: document and quote."),
+        (whole, "no facts", f"{whole} of {len(can)} answerable items have an expected answer but no facts: only the same words are right.", "Add facts: what a right answer must say, in all its wordings; or use a judge."),
         (retrieval, "retrieval only", f"{retrieval} items have evidence alone: retrieval can be judged by them, answers cannot.", "Add facts or an expected answer, or measure retrieval only."),
         (reviews["draft"], "drafts", f"{reviews['draft']} items are drafts.", "Look through them and set review to accepted or rejected."),
         (reviews["rejected"], "rejected", f"{reviews['rejected']} items are rejected: select() leaves them out.", "Nothing to do; they stay so that nobody adds them again."),

@@ -80,7 +80,7 @@ def _many(count: int, what: str) -> str:
 def import_command(
     context: click.Context, source: Path, target: Path | None, format: str, pairs: tuple[str, ...], split: str, origin: str, review: str, encoding: str, documents: Path | None, add: bool, strict: bool, as_json: bool
 ) -> None:
-    "Make golden items of SOURCE: a table, a BEIR folder, SQuAD, or a promptfoo config."
+    "Make golden items of SOURCE. It is a table, a BEIR folder, SQuAD, or a promptfoo config."
     from llmops_nb.imports import import_golden, save_documents
 
     before = _existing(target, add)
@@ -131,7 +131,7 @@ def _joined(before: GoldenSet, new: GoldenSet) -> GoldenSet:
 @as_json
 @click.pass_context
 def diff_command(context: click.Context, before: str, after: str | None, since: str, exit_code: bool, as_json: bool) -> None:
-    "Show what changed between golden sets A and B: files, or REVISION:FILE."
+    "Show what changed from A to B. A side is a file, or REVISION:FILE."
     if bool(after) == bool(since):
         raise ConfigurationError("Name two sides, or one file with --since REVISION. Example: llmops golden diff FILE --since HEAD~1")
     a, b = (golden_at(Path(before), since), load_golden(before)) if since else (_side(before), _side(str(after)))
@@ -167,7 +167,7 @@ def _told(diff: GoldenDiff) -> str:
 @as_json
 @click.pass_context
 def check_command(context: click.Context, file: Path, strict: bool, threshold: float, few: int, as_json: bool) -> None:
-    "Look the golden set FILE through: errors, warnings, notes."
+    "Look FILE through for mistakes. Exit code 1 for errors, with --strict for warnings."
     report = check_golden(load_golden(file), read_seal(file), threshold, few)
     show(report, as_json, _listed(report))
     context.exit(int(any(report.of(level) for level in LEVELS[: 2 if strict else 1])))
@@ -189,7 +189,7 @@ def _listed(report: GoldenReport) -> str:
 @click.argument("file", type=click.Path(path_type=Path))
 @as_json
 def stats_command(file: Path, as_json: bool) -> None:
-    "Count the golden set FILE: whole, slices, splits, origins, review states."
+    "Count what FILE consists of. The whole, slices, splits, origins, review states."
     found = golden_stats(load_golden(file))
     rows = [[p.kind, p.name, p.items, p.dev, p.test, *(f"{s:.0%}" for s in (p.answerable, p.expected, p.facts, p.evidence)), p.words, p.longest] for p in found.parts]
     heads = ["", "", "items", "dev", "test", "answerable", "expected", "facts", "evidence", "words", "longest"]
@@ -203,7 +203,7 @@ def stats_command(file: Path, as_json: bool) -> None:
 @as_json
 @click.pass_context
 def duplicates_command(context: click.Context, file: Path, other: Path | None, threshold: float, as_json: bool) -> None:
-    "Find questions of FILE that are nearly the same, or of FILE and OTHER."
+    "Find questions that are nearly the same. In FILE, or in FILE and OTHER; exit code 1 for a leak."
     from llmops_nb.duplicates import duplicates_between
 
     golden = load_golden(file)
@@ -227,7 +227,7 @@ def duplicates_command(context: click.Context, file: Path, other: Path | None, t
 @as_json
 @click.pass_context
 def seal_command(context: click.Context, file: Path, why: str, who: str, as_json: bool) -> None:
-    "Seal the test split of FILE, or tell whether its seal still fits."
+    "Seal the test split of FILE. Without --why: tell whether its seal fits (exit code 1 if not), and count the looks at it."
     golden = load_golden(file)
     sealed = seal(golden, file, why, who) if why else read_seal(file)
     problems = sealed.problems(golden) if sealed else ()
@@ -261,7 +261,7 @@ def _looks(golden: GoldenSet) -> Any:
 @click.option("--test", "share", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.5, show_default=True, help="Share of the items to keep back, in each slice.")
 @as_json
 def divide_command(file: Path, share: float, as_json: bool) -> None:
-    "Move a share of FILE's items into the test split, the same ones every time."
+    "Move a share of FILE into the test split. The same items every time, some of every slice."
     golden = load_golden(file)
     if read_seal(file):
         raise ConfigurationError(f"The test split of {file.name} is sealed: dividing it again would change it. Edit the file by hand if you must, and seal it again.")
@@ -280,7 +280,7 @@ def divide_command(file: Path, share: float, as_json: bool) -> None:
 @click.option("--tests", type=click.IntRange(min=1), default=1, show_default=True, help="How many comparisons are corrected for.")
 @as_json
 def power_command(file: Path | None, count: int | None, difference: float | None, discordance: float, tests: int, as_json: bool) -> None:
-    "Say which difference FILE, or a number of items, can show."
+    "Say which difference FILE can show. Or a number of items."
     from llmops_nb.paired import POWER, detectable, items_needed
     from llmops_nb.stats import LEVEL
 

@@ -293,7 +293,7 @@ FORMATS = ("jsonl", "json", "csv", "parquet", "pandas", "beir", "squad", "prompt
 
 
 def import_golden(
-    source: Any,  # A file, a folder, or a DataFrame
+    source: Any,  # A file, a folder, or a DataFrame (pandas, Polars, Arrow)
     format: str = "",  # One of FORMATS; found out by the name when empty
     columns: Mapping[str, str] | None = None,  # Column by field, where the guess is wrong; "" for no column
     *,
@@ -305,10 +305,10 @@ def import_golden(
     documents: bool = False,  # Keep all documents of a BEIR corpus, not only what is quoted
 ) -> Imported:
     "A golden set from what is there already, and a report; raises `DataError` when nothing can be taken."
+    source = source.to_pandas() if hasattr(source, "to_pandas") else source  # Polars, Arrow
     said, named = dict(columns or {}), "DataFrame" if hasattr(source, "itertuples") else Path(source).name
     kind = format or _format(source, encoding)
-    if kind not in FORMATS:
-        raise ConfigurationError(unknown("format", kind, FORMATS))
+    _fits(source, kind, said)
     kept: dict[str, Document] = {}
     notes: Counter[str] = Counter()
     source_rows, tell = _rows(source, kind, said, encoding, notes, kept, documents)
@@ -341,6 +341,16 @@ def _format(source: Any, encoding: str) -> str:
     if suffix not in known:
         raise ConfigurationError(f"What is {path.name}? Say so with format: {', '.join(FORMATS)}.")
     return known[suffix]
+
+
+def _fits(source: Any, kind: str, said: Mapping[str, str]) -> None:
+    "Refuse a format there is not, one that the source cannot be, and columns where there are none."
+    if kind not in FORMATS:
+        raise ConfigurationError(unknown("format", kind, FORMATS))
+    if (kind == "pandas") is not hasattr(source, "itertuples"):
+        raise ConfigurationError("A DataFrame is read as pandas, and nothing else is. Leave the format out.")
+    if wrong := [field for field in said if kind == "squad" or (kind == "promptfoo" and field != "question")]:
+        raise ConfigurationError(f"{kind} has no columns to read {wrong[0]!r} from." + (" Only question can be named: a variable, or a template of several." if kind == "promptfoo" else ""))
 
 
 def _rows(source: Any, kind: str, said: Mapping[str, str], encoding: str, notes: Counter[str], kept: dict[str, Document], documents: bool) -> tuple[Iterator[Row], Callable[[], list[str]]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow
 import pytest
 
 from llmops_nb._imports_promptfoo import literal, shorthand
@@ -173,6 +174,19 @@ def test_a_file_that_is_something_else(tmp_path: Path, name: str, data: bytes, e
         import_golden(tmp_path / name, "exel")
 
 
+def test_a_format_that_cannot_be(tmp_path: Path) -> None:
+    file = wrote(tmp_path / "q.csv", "question,answer\nA?,b\n")
+    for source, kind in ((file, "pandas"), (pd.DataFrame({"question": ["A?"]}), "csv")):
+        with pytest.raises(ConfigurationError, match="Leave the format out"):
+            import_golden(source, kind)
+    with pytest.raises(ConfigurationError, match="squad has no columns"):
+        import_golden(wrote(tmp_path / "s.json", squad()), "squad", {"question": "x"})
+    with pytest.raises(ConfigurationError, match="Only question can be named"):
+        import_golden(wrote(tmp_path / "p.yaml", "tests: []"), columns={"slices": "x"})
+    with pytest.raises(DataError, match=r"p.yaml holds no rows"):
+        import_golden(tmp_path / "p.yaml")
+
+
 # Tables with types
 
 
@@ -184,6 +198,7 @@ def test_pandas_with_missing_values() -> None:
     imported = import_golden(frame)
     assert [(i.id[:2], i.question, i.expected, i.slices, i.answerable) for i in imported.golden] == [("1", "A?", "10", ("x",), True), ("q-", "C?", "2.5", (), False)]
     assert reasons(imported) == ["row 1: it has no question"] and "when" in imported.report.unused
+    assert import_golden(pyarrow.Table.from_pylist([{"question": "A?", "answer": "b"}])).golden.items[0].expected == "b"
     with pytest.raises(DataError, match="two columns 'a'"):
         import_golden(pd.DataFrame([["x", "y"]], columns=["a", "a"]))
     with pytest.raises(DataError, match="DataFrame holds no rows"):
