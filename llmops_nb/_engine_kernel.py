@@ -43,7 +43,7 @@ class Wanted:
     python: tuple[str, ...]  # The interpreter and its options, from the kernel's specification
     steps: tuple[tuple[Any, ...], ...]  # ("import", module, attributes) or ("environment", name, value)
     env: tuple[tuple[str, str], ...]  # Environment, but for what changes with every run
-    cwd: str  # Working directory, where a relative PYTHONPATH makes it matter; else ""
+    cwd: str  # Working directory: some packages read a file there when they are imported
 
 
 @dataclass
@@ -118,11 +118,11 @@ class Warm:
         self.used = 0.0  # When it was last asked
         self.kernels: list[Forked] = []  # That may still live
 
-    def start(self, cwd: str, patience: float) -> None:
+    def start(self, patience: float) -> None:
         "Start it unless it runs; modules that spoil it are left out one by one. Raises `Unable`."
         while not (self.process and self.process.poll() is None and self.fresh()):
             self.close()
-            said = self._begin(cwd, patience)
+            said = self._begin(patience)
             if "again" in said and len(self.left) < 16:
                 self.left[said["again"]] = said["why"]
                 self.close()
@@ -132,25 +132,27 @@ class Warm:
                 raise Unable(str(said.get("unable") or said.get("why")))
             self.said = said
 
-    def _begin(self, cwd: str, patience: float) -> dict[str, Any]:
+    def _begin(self, patience: float) -> dict[str, Any]:
         "A new process, and what it says of itself."
         ours, theirs = socket.socketpair()
         with tempfile.TemporaryFile() as errors:
             command = [*self.wanted.python, PROGRAM, str(theirs.fileno())]
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, env=dict(self.wanted.env), cwd=cwd, pass_fds=[theirs.fileno()], start_new_session=True)
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, env=dict(self.wanted.env), cwd=self.wanted.cwd, pass_fds=[theirs.fileno()], start_new_session=True)
             theirs.close()
             self.control = ours
             try:
                 ours.settimeout(patience)
                 plan = {"steps": self.wanted.steps, "left": self.left, "fork": True}
-                ours.sendall(json.dumps(plan).encode() + b"\n")
                 line = b""
+                ours.sendall(json.dumps(plan).encode() + b"\n")
                 while not line.endswith(b"\n") and (part := ours.recv(65536)):
                     line += part
                 ours.settimeout(None)
+            except ConnectionError:
+                line = b""
             except TimeoutError:
                 self.close()
-                raise Unable(f"the imports took longer than {patience:.0f} s") from None
+                raise Unable(f"the imports took longer than {patience:g} s") from None
             except BaseException:
                 self.close()
                 raise
@@ -165,31 +167,31 @@ class Warm:
         "Whether no package was installed or removed since it imported."
         return all(os.path.isdir(path) and os.stat(path).st_mtime_ns == when for path, when in self.said.get("places", {}).items())
 
-    def fork(self, argv: list[str], env: Mapping[str, str], cwd: str, patience: float) -> Forked:
+    def fork(self, argv: list[str], env: Mapping[str, str], patience: float) -> Forked:
         "A kernel for one run. Raises `Unable`."
-        beside = {name.partition(".")[0] for name in os.listdir(cwd) if name.endswith((".py", ".so")) or os.path.exists(os.path.join(cwd, name, "__init__.py"))}
+        beside = {name.partition(".")[0] for name in os.listdir(self.wanted.cwd) if name.endswith((".py", ".so")) or os.path.exists(os.path.join(self.wanted.cwd, name, "__init__.py"))}
         with self.lock:
             for last in (False, True):
-                self.start(cwd, patience)
+                self.start(patience)
                 if hidden := sorted(beside & set(self.said["names"])):
                     raise Unable(f"{hidden[0]} beside the notebook would be imported instead of the installed package")
                 try:
-                    return self._ask(argv, env, cwd)
+                    return self._ask(argv, env)
                 except OSError as error:  # It was killed a moment ago
                     self.close()
                     if last:
                         raise Unable(f"the server died ({error})") from error
         raise AssertionError
 
-    def _ask(self, argv: list[str], env: Mapping[str, str], cwd: str) -> Forked:
+    def _ask(self, argv: list[str], env: Mapping[str, str]) -> Forked:
         "Send one request, with the streams of this process."
         ours, theirs = socket.socketpair()
-        body = json.dumps({"argv": argv, "env": dict(env), "cwd": cwd}).encode()
-        with open(os.devnull, "wb") as null:
+        with open(os.devnull, "wb") as null, tempfile.TemporaryFile() as request:  # A file, so that what goes over the socket is whole or not there
+            request.write(json.dumps({"argv": argv, "env": dict(env), "cwd": self.wanted.cwd}).encode())
+            request.seek(0)
             streams = [number if _open(number) else null.fileno() for number in (1, 2)]
             assert self.control is not None
-            socket.send_fds(self.control, [len(body).to_bytes(8, "big")], [theirs.fileno(), *streams])
-            self.control.sendall(body)
+            socket.send_fds(self.control, [b"k"], [theirs.fileno(), *streams, request.fileno()])
         theirs.close()
         self.used = time.monotonic()
         forked = Forked(ours)
@@ -220,22 +222,24 @@ class Warm:
 class Spare:
     "A process that has imported and waits to become one kernel."
 
-    def __init__(self, wanted: Wanted, cwd: str) -> None:
+    def __init__(self, wanted: Wanted) -> None:
         from jupyter_client.launcher import launch_kernel
 
         handle, self.report = tempfile.mkstemp(suffix=".json")
-        os.close(handle)
-        process: Any = launch_kernel([*wanted.python, PROGRAM], stdin=subprocess.PIPE, env=dict(wanted.env), cwd=cwd)
-        plan = {"steps": wanted.steps, "left": {}, "fork": False, "report": self.report}
+        with open(handle, "w", encoding="utf-8") as file:
+            json.dump({"steps": wanted.steps, "left": {}, "fork": False, "report": self.report}, file)
+        env = {**dict(wanted.env), "LLMOPS_SPARE": self.report}
+        process: Any = launch_kernel([*wanted.python, PROGRAM], stdin=subprocess.PIPE, env=env, cwd=wanted.cwd)
         self.process = process
-        self.process.stdin.write(json.dumps(plan).encode() + b"\n")
-        self.process.stdin.flush()
 
     def become(self, argv: list[str], env: Mapping[str, str], cwd: str) -> Any:
         "The process, as the kernel of one run."
         request = {"argv": argv, "env": dict(env), "cwd": cwd}
-        self.process.stdin.write(json.dumps(request).encode() + b"\n")
-        self.process.stdin.close()
+        try:
+            self.process.stdin.write(json.dumps(request).encode() + b"\n")
+            self.process.stdin.close()
+        except OSError as error:
+            raise Unable("the process ended while it imported") from error
         return self.process
 
     def said(self) -> dict[str, Any]:
@@ -283,17 +287,16 @@ def warm(
 
 def spare(
     wanted: Wanted,  # What it must be like
-    cwd: str,  # Where the next ones start
-    ahead: int = 1,  # How many to keep waiting
 ) -> Spare:
-    "A process that has imported, or is about to; the next ones start at once."
+    "A process that has imported, or is about to. From the second run on, the next one starts at once: one run alone needs no other."
     with _guard:
+        again = wanted in _spares
         waiting = [one for one in _spares.pop(wanted, []) if one.process.poll() is None]
-        one = waiting.pop(0) if waiting else Spare(wanted, cwd)
-        _spares[wanted] = [*waiting, *(Spare(wanted, cwd) for _ in range(ahead - len(waiting)))]
-        for other in [key for key in _spares if key != wanted][: max(0, len(_spares) - SERVERS)]:
+        one = waiting.pop(0) if waiting else Spare(wanted)
+        for other in list(_spares)[: max(0, len(_spares) - SERVERS + 1)]:
             for old in _spares.pop(other):
                 old.close()
+        _spares[wanted] = [Spare(wanted)] if again and not waiting else waiting
         return one
 
 
@@ -352,9 +355,8 @@ def wanted_by(
         raise Unable(f"its kernel is started by {Path(command[0]).name} in a way of its own, not by ipykernel")
     at = command.index("ipykernel_launcher")
     python = tuple(command[: at - 1])
-    here = cwd if any(part and not os.path.isabs(part) for part in env.get("PYTHONPATH", "").split(os.pathsep)) else ""
     kept = tuple(sorted((name, value) for name, value in env.items() if name not in CHANGING))
-    return Wanted(python, choice.steps, kept, here), command[at + 1 :]
+    return Wanted(python, choice.steps, kept, cwd), command[at + 1 :]
 
 
 def process_for(
@@ -368,10 +370,10 @@ def process_for(
     try:
         wanted, argv = wanted_by(command, choice, env, cwd)
         if choice.way == "pool":
-            choice.spare = spare(wanted, cwd)
+            choice.spare = spare(wanted)
             return choice.spare.become(argv, env, cwd)
         server = warm(wanted)
-        forked = server.fork(argv, env, cwd, patience)
+        forked = server.fork(argv, env, patience)
     except Unable as reason:
         choice.reason, choice.way = str(reason), "plain"
         return None
@@ -394,6 +396,7 @@ def settle(
 def manager_class() -> Any:
     "The class of kernel managers that nbclient is given; made when it is needed, since it is made of an optional package."
     from jupyter_client.asynchronous.client import AsyncKernelClient
+    from jupyter_client.channels import AsyncZMQSocketChannel
     from jupyter_client.manager import AsyncKernelManager
     from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
@@ -422,8 +425,20 @@ def manager_class() -> Any:
             if self.process and self.process.poll() is None:
                 await super().send_signal(signum)
 
+    class Channel(AsyncZMQSocketChannel):
+        "Looks again twice a second: a message that came while another was sent (as nbclient does for an output widget) wakes nobody."
+
+        async def get_msg(self, timeout: float | None = None) -> Any:
+            while timeout is None:
+                with contextlib.suppress(Empty):
+                    return await super().get_msg(timeout=0.5)
+            return await super().get_msg(timeout=timeout)
+
     class Client(AsyncKernelClient):
         "Waits for a kernel as long as it takes, and no longer."
+
+        shell_channel_class: Any = Channel
+        iopub_channel_class: Any = Channel
 
         async def _async_wait_for_ready(self, timeout: float | None = None) -> None:
             deadline = time.monotonic() + (float("inf") if timeout is None else timeout)

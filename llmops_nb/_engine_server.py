@@ -26,6 +26,7 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
+PLAN = "LLMOPS_SPARE"  # Variable with the file that tells a spare what to import
 HARMLESS = {"jemalloc_bg_thd"}  # Threads of C libraries that stop and start them around a fork by themselves
 STARTED = ("runpy", "psutil", "ipykernel.subshell_manager", "zmq.asyncio", "tornado.platform.asyncio", "sqlite3", "faulthandler", "IPython.core.completerlib",
            "IPython.core.debugger", "IPython.core.oinspect", "IPython.extensions.storemagic")  # What a kernel imports while it starts  # fmt: skip
@@ -253,14 +254,20 @@ class Preload:
         self.echo = Echo()
         self.streams: list[Stream] = []
         self.before: set[str] = set()
+        self.given = dict(os.environ)  # What the run has anyway; an import may change it
+        self.filters = list(warnings.filters)
 
     def kernel(self) -> None:
         "Import what every kernel imports, and be it, so that modules find what they look for."
-        os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
         import ipykernel.kernelapp
+
+        quiet = "PYDEVD_DISABLE_FILE_VALIDATION"
+        os.environ[quiet] = before = os.environ.get(quiet, "1")
 
         with contextlib.suppress(ImportError):
             import ipykernel.debugger  # noqa: F401
+        if quiet not in self.given and os.environ.get(quiet) == before:
+            del os.environ[quiet]
         for name in STARTED:
             with contextlib.suppress(ImportError):
                 importlib.import_module(name)
@@ -269,11 +276,9 @@ class Preload:
 
     def step(self, kind: str, *what: Any) -> str:
         "One step of the plan; the name of a module that makes it impossible to go on, or nothing."
-        if kind == "environment":
-            os.environ[what[0]] = what[1]
-            return ""
-        if kind == "default":
-            os.environ.setdefault(*what)
+        if kind != "import":
+            variable, value = what
+            os.environ[variable] = self.given[variable] = os.environ.get(variable, value) if kind == "default" else value
             return ""
         name, attributes = what
         top = name.partition(".")[0]
@@ -305,7 +310,7 @@ class Preload:
                 return ""
             self.left[name] = f"its import raised {type(error).__name__}: {error}"
             return name
-        foreign = [other for other in set(sys.modules) - seen if not installed(sys.modules[other], self.places)]
+        foreign = [other for other in set(sys.modules) - seen - {"__mp_main__"} if not installed(sys.modules[other], self.places)]
         if foreign:
             self.left[name] = f"it imports {min(foreign)}, which is no installed package and may change between two runs"
             return name
@@ -355,19 +360,20 @@ class Preload:
         started = time.perf_counter()
         self.left = dict(plan["left"])
         self.kernel()
-        os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
-        suspect = ""
+        self.step("default", "MPLBACKEND", "module://matplotlib_inline.backend_inline")
+        suspect, filters = "", list(warnings.filters)
         if plan["fork"] and not lonely(PATIENCE):
             return {"unable": f"Python itself runs threads here ({', '.join(threads())})"}
         for kind, *what in plan["steps"]:
             if kind == "import" and what[0] in self.left:
                 continue
             if spoilt := self.step(kind, *what):
-                return {"again": spoilt, "why": self.left[spoilt]}
+                return {"again": spoilt, "why": self.left[spoilt], "left": self.left}
             if kind == "import" and plan["fork"] and not suspect and not lonely(0.0):
                 suspect = what[0]
         if suspect and not lonely(PATIENCE):
             return {"again": suspect, "why": f"its import starts threads ({', '.join(sorted(set(threads())))}), and a process with threads cannot be forked"}
+        self.filters = [one for one in warnings.filters if one not in filters]
         tops = {name.partition(".")[0] for name in {*sys.modules, *self.echo.kept} - self.before}
         names = {name for name in tops if (spec := self.spec(name)) and "-packages" + os.sep in str(spec.origin)}  # IPython looks beside the notebook before these
         seen = {path: os.stat(path).st_mtime_ns for path in self.places if os.path.isdir(path)}
@@ -379,8 +385,10 @@ class Preload:
         bound: Any = None,  # Called when the kernel listens
     ) -> None:
         "Be the kernel of one run until it is shut down."
+        changed = {name: value for name, value in os.environ.items() if self.given.get(name) != value}
+        gone = set(self.given) - set(os.environ)
         os.environ.clear()
-        os.environ.update(request["env"])
+        os.environ.update({name: value for name, value in request["env"].items() if name not in gone} | changed)
         os.chdir(request["cwd"])
         sys.argv = [str(importlib.util.find_spec("ipykernel_launcher").origin), *request["argv"]]  # type: ignore[union-attr]
         for name in ("numpy.random", "torch.random"):  # Python's own generator does it by itself
@@ -389,11 +397,17 @@ class Preload:
         sys.meta_path.insert(0, self.echo)
         app: Any = self.kernelapp.IPKernelApp.instance(parent_handle=request["parent"])
         app.initialize(request["argv"])
+        if "__mp_main__" in sys.modules:
+            sys.modules["__mp_main__"] = sys.modules["__main__"]
+        added = [one for one in warnings.filters if one in self.filters]
+        warnings.filters[:] = [*added, *(one for one in warnings.filters if one not in added)]  # type: ignore[index]
+        warnings._filters_mutated()  # type: ignore[attr-defined]
         for stream in self.streams:
             stream.kernel = getattr(sys, stream.stream_name)
         call_now(app.shell, self.calls)
         if bound:
             bound()
+        without_zombies(app.kernel)
         ours = {*sys.modules, *self.echo.kept}
         app.start()
         self.finish(ours)
@@ -411,8 +425,8 @@ class Preload:
                 sys.modules[name].__dict__.clear()
         gc.collect()
         for thing in gc.get_objects():
-            if isinstance(thing, io.IOBase) and not thing.closed:
-                with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception):  # A weak proxy may refuse even to tell its class
+                if isinstance(thing, io.IOBase) and not thing.closed:
                     thing.flush()
         with contextlib.suppress(Exception):
             import ctypes
@@ -478,16 +492,13 @@ class Server:
         "Fork for one request; true in the child, once it has been the kernel."
         import socket
 
-        head, fds, _, _ = socket.recv_fds(self.control, 8, 3)
-        body = b""
-        if head:
-            size = int.from_bytes(head, "big")
-            while len(body) < size and (part := self.control.recv(size - len(body))):
-                body += part
-        if not head or len(fds) != 3:
+        mark, fds, _, _ = socket.recv_fds(self.control, 1, 4)
+        if not mark or len(fds) != 4:  # The client is gone
             for pid in list(self.runs):
                 self.kill(pid)
             os._exit(0)
+        with open(fds.pop(), "rb") as file:
+            request = json.load(file)
         run = socket.socket(fileno=fds[0])
         pid = forked()
         if pid:
@@ -497,7 +508,7 @@ class Server:
             with contextlib.suppress(OSError):
                 run.sendall(json.dumps({"pid": pid}).encode() + b"\n")
             return False
-        self.child(json.loads(body), run, fds, ours)
+        self.child(request, run, fds, ours)
         return True
 
     def child(self, request: dict[str, Any], run: Any, fds: list[int], ours: tuple[int, int]) -> None:
@@ -520,6 +531,14 @@ class Server:
         run.close()
 
 
+def without_zombies(
+    kernel: Any,  # Of ipykernel
+) -> None:
+    "A kernel that shuts down ends its children and waits for them, but a child that nobody asks for stays a zombie and is waited for in vain."
+    if children := getattr(kernel, "_process_children", None):
+        kernel._process_children = lambda: [child for child in children() if child.status() != "zombie"]
+
+
 def die_with_parent(server: int) -> None:
     "Ask the system to end this process when the server ends, however it ends."
     with contextlib.suppress(Exception):
@@ -534,6 +553,8 @@ def main() -> None:
     "Be a fork server on the descriptor that is named, or a spare when none is."
     if sys.path and os.path.realpath(sys.path[0]) == os.path.dirname(os.path.realpath(__file__)):
         del sys.path[0]
+    for name in ("__file__", "__cached__"):  # The main module of a kernel has none, and some packages look
+        globals().pop(name, None)
     preload = Preload()
     if len(sys.argv) > 1:
         import socket
@@ -546,16 +567,19 @@ def main() -> None:
         if "loaded" in said:
             Server(control, preload).serve()
         return
-    plan = json.loads(sys.stdin.readline())
+    with open(os.environ.pop(PLAN), encoding="utf-8") as file:
+        plan = json.load(file)
+    preload.given.pop(PLAN)
     said = preload.run(plan)
-    with open(plan["report"], "w", encoding="utf-8") as report:
-        json.dump(said, report)
-    line = sys.stdin.readline()
-    if line:
+    with open(plan["report"], "w", encoding="utf-8") as file:
+        json.dump(said if "loaded" in said else plan | {"left": said["left"]}, file)
+    if "again" in said and sys.platform != "win32":
+        os.environ.update(preload.given | {PLAN: plan["report"]})
+        os.execv(sys.executable, sys.orig_argv)
+    if line := sys.stdin.readline():
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
         preload.become(json.loads(line) | {"parent": os.getppid()})
-
 
 if __name__ == "__main__":
     main()
