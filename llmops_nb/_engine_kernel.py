@@ -29,6 +29,7 @@ from typing import Any
 
 PROGRAM = str(Path(__file__).with_name("_engine_server.py"))
 CHANGING = {"JPY_PARENT_PID", "JPY_SESSION_NAME", "PWD", "OLDPWD", "SHLVL", "_", "COLUMNS", "LINES", "PYTEST_CURRENT_TEST"}  # Variables that may differ between two runs of one server
+MANY = 30  # Modules a run must have imported itself for a new warm process to be worth its start
 SERVERS = 3  # Warm processes a client keeps; the one that was used longest ago ends
 
 
@@ -53,6 +54,7 @@ class Forked:
     run: socket.socket  # From the server: its process id, whether it listens, how it ended
     pid: int = 0  # Of the kernel; also of its process group
     bound: bool = False  # Whether it listens
+    imported: list[str] = field(default_factory=list)  # Installed modules that it had to import itself
     returncode: int | None = None  # How it ended
     stdin = stdout = stderr = None
     _text: bytes = field(default=b"", repr=False)
@@ -268,6 +270,7 @@ def _open(number: int) -> bool:
 
 _warm: dict[Wanted, Warm] = {}
 _spares: dict[Wanted, list[Spare]] = {}
+_learned: dict[tuple[Any, str], tuple[tuple[Any, ...], ...]] = {}  # Steps and directory of a notebook → what its first run imported besides
 _guard = threading.Lock()
 
 
@@ -309,6 +312,7 @@ def close_all() -> None:
             one.close()
         _warm.clear()
         _spares.clear()
+        _learned.clear()
 
 
 def _forget() -> None:
@@ -341,7 +345,9 @@ class Choice:
     reason: str = ""  # Why it is not the way that was asked for
     loaded: tuple[str, ...] = ()  # Imported before the run began
     left: dict[str, str] = field(default_factory=dict)  # Module → why the run imports it itself
-    spare: Spare | None = None  # The process, when it was one
+    learn: bool = True  # Whether the next run may find imported what this one imports itself
+    cwd: str = ""  # Of the run
+    process: Forked | Spare | None = None  # The kernel
 
 
 def wanted_by(
@@ -356,7 +362,8 @@ def wanted_by(
     at = command.index("ipykernel_launcher")
     python = tuple(command[: at - 1])
     kept = tuple(sorted((name, value) for name, value in env.items() if name not in CHANGING))
-    return Wanted(python, choice.steps, kept, cwd), command[at + 1 :]
+    learned = _learned.get((choice.steps, cwd), ()) if choice.learn and choice.way == "fork" else ()
+    return Wanted(python, (*choice.steps, *learned), kept, cwd), command[at + 1 :]
 
 
 def process_for(
@@ -368,28 +375,33 @@ def process_for(
 ) -> Any:  # Like subprocess.Popen; None when the kernel has to be started the plain way
     "A kernel that need not import what is imported already."
     try:
+        choice.cwd = cwd
         wanted, argv = wanted_by(command, choice, env, cwd)
         if choice.way == "pool":
-            choice.spare = spare(wanted)
-            return choice.spare.become(argv, env, cwd)
+            choice.process = one = spare(wanted)
+            return one.become(argv, env, cwd)
         server = warm(wanted)
-        forked = server.fork(argv, env, patience)
+        choice.process = forked = server.fork(argv, env, patience)
     except Unable as reason:
         choice.reason, choice.way = str(reason), "plain"
         return None
-    choice.loaded, choice.left = tuple(server.said["loaded"]), dict(server.said["left"])
+    named = {step[1] for step in choice.steps}
+    choice.loaded = tuple(dict.fromkeys(name if name in named else name.partition(".")[0] for name in server.said["loaded"]))
+    choice.left = {name: why for name, why in server.said["left"].items() if name in named}
     return forked
 
 
 def settle(
     choice: Choice,  # Of a run that has ended
 ) -> None:
-    "Find out what a spare had imported."
-    if choice.spare:
-        said = choice.spare.said()
+    "Find out what a spare had imported, and what a forked kernel had to import itself."
+    if isinstance(choice.process, Spare):
+        said = choice.process.said()
         choice.loaded, choice.left = tuple(said.get("loaded", ())), dict(said.get("left", {}))
-        choice.spare.close()
-        choice.spare = None
+        choice.process.close()
+    elif choice.process and choice.learn and len(choice.process.imported) >= MANY:
+        _learned.setdefault((choice.steps, choice.cwd), tuple(("import", name, ()) for name in choice.process.imported))
+    choice.process = None
 
 
 @functools.cache
@@ -428,7 +440,7 @@ def manager_class() -> Any:
     class Channel(AsyncZMQSocketChannel):
         "Looks again twice a second: a message that came while another was sent (as nbclient does for an output widget) wakes nobody."
 
-        async def get_msg(self, timeout: float | None = None) -> Any:
+        async def get_msg(self, timeout: float | None = None) -> Any:  # type: ignore[override]
             while timeout is None:
                 with contextlib.suppress(Empty):
                     return await super().get_msg(timeout=0.5)

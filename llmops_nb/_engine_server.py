@@ -252,6 +252,7 @@ class Preload:
         self.left: dict[str, str] = {}  # Name → why it is left to the run
         self.calls: list[Any] = []  # To the shell that was not there
         self.echo = Echo()
+        self.said: dict[str, list[tuple[Any, ...]]] = {}  # What modules said, by name
         self.streams: list[Stream] = []
         self.before: set[str] = set()
         self.given = dict(os.environ)  # What the run has anyway; an import may change it
@@ -315,7 +316,7 @@ class Preload:
             self.left[name] = f"it imports {min(foreign)}, which is no installed package and may change between two runs"
             return name
         if said:
-            self.echo.keep(name, said)
+            self.said.setdefault(name, []).extend(said)
         self.loaded.append(name)
         return ""
 
@@ -374,6 +375,8 @@ class Preload:
         if suspect and not lonely(PATIENCE):
             return {"again": suspect, "why": f"its import starts threads ({', '.join(sorted(set(threads())))}), and a process with threads cannot be forked"}
         self.filters = [one for one in warnings.filters if one not in filters]
+        for name in sorted(self.said, key=lambda name: -name.count(".")):  # A package after what is in it
+            self.echo.keep(name, self.said[name])
         tops = {name.partition(".")[0] for name in {*sys.modules, *self.echo.kept} - self.before}
         names = {name for name in tops if (spec := self.spec(name)) and "-packages" + os.sep in str(spec.origin)}  # IPython looks beside the notebook before these
         seen = {path: os.stat(path).st_mtime_ns for path in self.places if os.path.isdir(path)}
@@ -382,7 +385,7 @@ class Preload:
     def become(
         self,
         request: dict[str, Any],  # argv, env, cwd, parent
-        bound: Any = None,  # Called when the kernel listens
+        tell: Any = None,  # Called with what the client is to know
     ) -> None:
         "Be the kernel of one run until it is shut down."
         changed = {name: value for name, value in os.environ.items() if self.given.get(name) != value}
@@ -405,12 +408,21 @@ class Preload:
         for stream in self.streams:
             stream.kernel = getattr(sys, stream.stream_name)
         call_now(app.shell, self.calls)
-        if bound:
-            bound()
+        if tell:
+            tell({"bound": True})
         without_zombies(app.kernel)
         ours = {*sys.modules, *self.echo.kept}
+        environment = dict(os.environ)
         app.start()
+        if tell:
+            tell({"imported": self.imported(ours, environment)})
         self.finish(ours)
+
+    def imported(self, ours: set[str], environment: dict[str, str]) -> list[str]:
+        "Installed modules that the run imported by itself, so that the next one need not; none when it changed the environment, for they might have read it."
+        if any(environment.get(name) != value and self.given.get(name) != value for name, value in os.environ.items()):
+            return []
+        return [name for name, module in sys.modules.items() if name not in ours and isinstance(module, ModuleType) and "__file__" in module.__dict__ and installed(module, self.places)]
 
     def finish(self, ours: set[str]) -> None:
         "End as an interpreter does (threads joined, exit functions called, the run's own objects deleted), without freeing what was imported ahead."
@@ -527,8 +539,11 @@ class Server:
         for place, number in enumerate(fds[1:], 1):
             os.dup2(number, place)
             os.close(number)
-        self.preload.become(request | {"parent": server}, lambda: run.sendall(b'{"bound": true}\n'))
-        run.close()
+        def tell(what: dict[str, Any]) -> None:
+            with contextlib.suppress(OSError):
+                run.sendall(json.dumps(what).encode() + b"\n")
+
+        self.preload.become(request | {"parent": server}, tell)
 
 
 def without_zombies(

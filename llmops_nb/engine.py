@@ -16,8 +16,8 @@ from typing import Any
 from . import _engine_kernel
 
 # %% auto #0
-__all__ = ['PYTHON_CELLS', 'CHANGES', 'WRITES', 'LIBRARY', 'Ahead', 'ahead_of', 'way_here', 'Started', 'Engine', 'register',
-           'started_of', 'close_servers']
+__all__ = ['PYTHON_CELLS', 'CHANGES', 'WRITES', 'Ahead', 'ahead_of', 'way_here', 'Started', 'Engine', 'register', 'started_of',
+           'close_servers']
 
 # %% ../nbs/62_engine.ipynb #bd82f6f5
 PYTHON_CELLS = ("%%time", "%%timeit", "%%capture", "%%prun")  # Cell magics behind which Python follows
@@ -106,13 +106,7 @@ def _writes(node: ast.AST) -> bool:
         return name in CHANGES or isinstance(called, ast.Attribute) and name in WRITES and _is_environment(called.value)
     return isinstance(node, ast.Subscript) and _is_environment(node.value) and not isinstance(node.ctx, ast.Load) or isinstance(node, ast.AugAssign) and _is_environment(node.target)
 
-# %% ../nbs/62_engine.ipynb #6bef1e48
-LIBRARY = (
-    *("numpy", "pandas", "scipy.stats", "msgspec", "jinja2", "jinja2.sandbox", "yaml", "urllib3", "filelock", "tqdm", "matplotlib.pyplot"),
-    *("concurrent.futures.thread", "sqlite3", "subprocess", "genai_prices", "faiss", "bm25s", "tokenizers", "Stemmer"),
-)  # What llmops_nb imports inside its functions
-
-
+# %% ../nbs/62_engine.ipynb #8fd6b645
 @dataclass(frozen=True)
 class Ahead:
     "What can be done before a notebook runs."
@@ -140,8 +134,7 @@ def ahead_of(
                     left.setdefault(module, unknown)
                 else:
                     steps[("import", module, names)] = None
-    ours = LIBRARY if any(step[0] == "import" and step[1].partition(".")[0] == "llmops_nb" for step in steps) else ()
-    steps |= dict.fromkeys(("import", module, ()) for module in (*ours, *preload))
+    steps |= dict.fromkeys(("import", module, ()) for module in preload)
     return Ahead(tuple(steps), left)
 
 # %% ../nbs/62_engine.ipynb #e663382d
@@ -185,7 +178,7 @@ def _engine() -> Any:
         @classmethod
         def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, *, preload: Sequence[str] = (), way: str = "", start_timeout: float = 60, **options: Any) -> Any:
             found = ahead_of(nb_man.nb, preload)
-            choice = _engine_kernel.Choice(found.steps, way or way_here())
+            choice = _engine_kernel.Choice(found.steps, way or way_here(), learn=not found.left)
             manager = _engine_kernel.manager_for(choice, max(start_timeout, 120.0))
             try:
                 return super().execute_managed_notebook(nb_man, kernel_name, start_timeout=start_timeout, kernel_manager_class=manager, **options)

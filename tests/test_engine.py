@@ -501,3 +501,18 @@ def test_imports_are_read_and_nothing_is_run(cells: list[str], steps: list[Any])
     kinds = {"environment": "=", "default": "?"}
     assert [(step[1], *step[2]) if step[0] == "import" else f"{step[1]}{kinds[step[0]]}{step[2]}" for step in found.steps] == steps
     assert list(found.left) == ([] if ("a",) in steps or not cells[-1].endswith("import a") else ["a"])
+
+
+def test_what_modules_of_ones_own_import_is_imported_ahead_from_the_second_run_on(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("import pandas\nVALUE = pandas.__name__")
+    path = notebook(tmp_path / "n.ipynb", "import mine, sys\nmine.VALUE")
+    ahead = []
+    for _ in range(3):
+        started = engine.started_of(run(path))
+        assert started and started.way == "fork"
+        ahead.append("pandas" in started.loaded)
+        assert "mine" not in started.loaded
+    assert ahead == [False, True, True] and len(_engine_kernel._warm) == 2
+    (tmp_path / "mine.py").write_text("import os\nos.environ['SET'] = '1'\nimport pandas\nVALUE = 1")
+    engine.close_servers()
+    assert not any("pandas" in str(engine.started_of(run(path))) for _ in range(2)), "a module may read what was set before its import"

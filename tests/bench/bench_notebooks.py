@@ -26,9 +26,8 @@ RUNS, PLAIN, GOAL = 30, 4, 10
 CELLS = (
     "top_k = 1",
     "import pandas as pd\nimport matplotlib.pyplot as plt\nimport faiss, litellm, transformers",
-    "frame = pd.DataFrame({'k': range(top_k), 'score': [1 / (k + 1) for k in range(top_k)]})\nframe.describe()",
-    "frame.plot(x='k', y='score'); plt.show()",
-    "index = faiss.IndexFlatIP(4); index.ntotal, litellm.__name__, transformers.__version__, frame.score.sum()",
+    "frame = pd.DataFrame({'k': range(top_k), 'score': [1 / (k + 1) for k in range(top_k)]})\nprint(len(frame))\nframe.tail(3)",
+    "index = faiss.IndexFlatIP(4)\nindex.ntotal, litellm.__name__, transformers.__version__, plt.get_backend(), float(frame.score.sum())",
 )
 
 
