@@ -17,17 +17,19 @@ from urllib.parse import quote, urlencode
 
 from .compare import Change, Comparison, Verdict, read_outcomes
 from .core import DataError, LLMOpsError, from_json
-from .differences import word_diff
+from .differences import changed_share, word_diff
 from .figures import FEW, Gap, gap, is_number, moment, part, parts, quantity, signed, ticks
+from .metrics import KINDS as KNOWN
+from .metrics import OTHER
 from .pages import document
 from .prompts import restore_prompt
 from .settings import load_settings
 from .store import Objects, short, write_atomic
 
 # %% auto #0
-__all__ = ['TONES', 'MARKS', 'KINDS', 'SHOWN', 'ROOM', 'Row', 'chance', 'reaches', 'row_of', 'Headline', 'headline_of', 'flips',
-           'made_of', 'differing', 'texts_apart', 'pieces', 'passages_of', 'scores_of', 'side_of', 'both', 'order',
-           'items_of', 'links', 'comparison_page', 'render_comparison']
+__all__ = ['TONES', 'MARKS', 'KINDS', 'APART', 'SHOWN', 'ROOM', 'Row', 'chance', 'reaches', 'row_of', 'Headline', 'headline_of',
+           'flips', 'made_of', 'differing', 'texts_apart', 'pieces', 'passages_of', 'scores_of', 'side_of', 'both',
+           'order', 'items_of', 'links', 'comparison_page', 'render_comparison']
 
 # %% ../nbs/72_comparison_reports.ipynb #8c015c4b
 TONES: Mapping[str, str] = {"better": "good", "worse": "poor", "equivalent": "even", "not enough evidence": "unsure"}
@@ -193,13 +195,19 @@ def _content(name: str, text: str) -> str:
     return "\n".join([prompt.text, *(f"── includes {part_} ──\n{words}" for part_, words in prompt.parts.items())])
 
 # %% ../nbs/72_comparison_reports.ipynb #ceea7ea4
+APART = 0.8  # Share of both texts that changed, beyond which marking it would only be noise
+
+
 def pieces(
     before: Any,  # A text, or nothing
     after: Any,  # The other
 ) -> list[list[Any]]:  # [0, text in common], [1, removed], [2, added]
     "The difference of two texts, as the script draws it."
-    kinds = {"same": 0, "removed": 1, "added": 2}
-    return [[kinds[kind], text] for kind, text in word_diff(str(before or ""), str(after or ""))]
+    kinds, texts = {"same": 0, "removed": 1, "added": 2}, [str(before or ""), str(after or "")]
+    found = word_diff(*texts)
+    if all(texts) and changed_share(found) > APART:
+        return [[1, texts[0]], [2, texts[1]]]
+    return [[kinds[kind], text] for kind, text in found]
 
 
 def passages_of(
@@ -226,14 +234,13 @@ def _plain(text: Any) -> str:
 def scores_of(
     before: Mapping[str, Any],  # A record
     after: Mapping[str, Any],  # The other
-    verdicts: Mapping[str, Verdict],  # By metric: units and directions
 ) -> list[dict[str, Any]]:
     "Every score on both sides with its reasons, and whether it rose or fell."
     sides = [{str(s.get("name")): s for s in parts(record, "scores")} for record in (before, after)]
     found = []
     for name in dict.fromkeys([*sides[0], *sides[1]]):
-        verdict = verdicts.get(name)
-        unit, better = (verdict.unit, verdict.better) if verdict else ("score", "higher")
+        kind = KNOWN.get(name, OTHER)
+        unit, better = kind.unit, kind.better
         values = [side.get(name, {}).get("value") for side in sides]
         change = values[1] - values[0] if is_number(values[0]) and is_number(values[1]) else 0.0
         texts = [str(side[name]["error"]) if side.get(name, {}).get("error") else str(side.get(name, {}).get("why") or "") for side in sides]
@@ -277,7 +284,7 @@ def both(
         "rise": sign * (change.after - change.before) if change.after is not None and change.before is not None else None,
         "item": {key: item.get(key) for key in ("question", "expected", "facts", "answerable", "note", "split", "origin")},
         "evidence": [{"document": e.get("document"), "quote": e.get("quote")} for e in parts(item, "evidence")],
-        "answer": pieces(one.get("text"), other.get("text")), "sides": [side_of(before), side_of(after)], "scores": scores_of(before, after, verdicts),
+        "answer": pieces(one.get("text"), other.get("text")), "sides": [side_of(before), side_of(after)], "scores": scores_of(before, after),
         "passages": passages_of(one, other, item), "prompts": prompts,
     }  # fmt: skip
 

@@ -9,24 +9,25 @@ import contextlib
 import math
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from .cells import HEIGHT, STATES, UNREADABLE, CellRow, cell_rows, plot, value_text, varied
-from .compare import read_outcomes
+from .compare import Verdict, read_outcomes
+from .comparison_reports import render_comparison
 from .figures import is_number, moment, quantity, signed
 from .metrics import KINDS, OTHER
 from .pages import document
 from .stats import Estimate, mean
 from .store import write_atomic
-from .sweeps import Sweep, SweepInfo, open_sweep
+from .sweeps import Sweep, SweepInfo, comparisons, open_sweep
 
 # %% auto #0
-__all__ = ['ROWS', 'COLUMNS', 'remarks', 'Ahead', 'ahead', 'forecast_rows', 'Board', 'board_of', 'Effect', 'effects', 'Crossing',
-           'crossings', 'shade', 'Heat', 'heat', 'sums', 'facts_of', 'verdict_of', 'plan_of', 'sweep_page',
+__all__ = ['ROWS', 'COLUMNS', 'FLIPS', 'remarks', 'Ahead', 'ahead', 'forecast_rows', 'Board', 'board_of', 'Effect', 'effects',
+           'Crossing', 'crossings', 'shade', 'Heat', 'heat', 'sums', 'facts_of', 'verdict_of', 'plan_of', 'sweep_page',
            'render_sweep']
 
 # %% ../nbs/74_sweep_reports.ipynb #511c0c03
@@ -94,7 +95,7 @@ def forecast_rows(
         return Estimate(float(value), float(value), float(value), 1, "counted")
 
     rows = [
-        ahead("Calls that are paid", exact(total.to_pay), did.get("calls"), "tokens"), ahead("Answers from memory", exact(total.cached), did.get("cached"), "tokens"),
+        ahead("Calls that are paid", exact(total.to_pay + info.forecast.pilot), did.get("calls"), "tokens"), ahead("Answers from memory", exact(total.cached), did.get("cached"), "tokens"),
         ahead("Tokens read", total.prompt_tokens, did.get("prompt_tokens"), "tokens"), ahead("Tokens written", total.completion_tokens, did.get("completion_tokens"), "tokens"),
         ahead("Cost", total.cost, did.get("spent"), "USD"), ahead("Time", total.seconds, did.get("seconds"), "s"),
     ]  # fmt: skip
@@ -169,13 +170,20 @@ def effects(
             groups.setdefault(value_text(cell.values.get(name, "as it is")), []).append(at)
         if len(groups) < 2 or not len(table):
             continue
-        averages = {value: mean(table[:, places].mean(axis=1).tolist()) for value, places in groups.items()}
+        averages = {value: mean(table[:, groups[value]].mean(axis=1).tolist()) for value in _in_order(groups)}
         values = [estimate.value or 0.0 for estimate in averages.values()]
         size = max(values) - min(values)
         top = 1.0 if kind.unit in ("share", "score") else max(max(e.high or 0.0, e.value or 0.0) for e in averages.values()) or 1.0
         levels = tuple((value, len(groups[value]), e, quantity(e.value, kind.unit), (*(round(100 * max(0.0, min(1.0, x / top)), 2) if is_number(x) else None for x in (e.low, e.value, e.high)), None)) for value, e in averages.items())
         found.append(Effect(name, levels, size, signed(size, kind.unit).lstrip("+±")))
     return sorted(found, key=lambda effect: -effect.spread)
+
+
+def _in_order(values: Collection[str]) -> list[str]:
+    "Numbers by size, all else as it came."
+    with contextlib.suppress(ValueError):
+        return sorted(values, key=float)
+    return list(values)
 
 # %% ../nbs/74_sweep_reports.ipynb #230a41ee
 @dataclass(frozen=True)
@@ -324,6 +332,7 @@ def plan_of(
 # %% ../nbs/74_sweep_reports.ipynb #e696749c
 def sweep_page(
     sweep: Sweep,  # A sweep, as far as it got
+    beside: Mapping[str, str] | None = None,  # Addresses of the comparisons with the app as it is, by cell
 ) -> str:  # A whole HTML document
     "A sweep as one self-contained HTML file; equal sweeps give equal text."
     info, board, rows = sweep.info, board_of(sweep), cell_rows(sweep)
@@ -332,16 +341,30 @@ def sweep_page(
     return document(
         "sweep", {}, info=info, facts=facts_of(info), remarks=remarks(info), verdict=verdict_of(info), totals=sums(info), forecast=forecast_rows(info),
         rows=rows[:500], left=max(0, len(rows) - 500), plots=[p for name in ("cost", "latency") if (p := plot(rows, info, name))], height=HEIGHT, effects=found,
-        crossings=crossings(sweep, found, rows), heat=heat(sweep, board, rows), plan=plan_of(info), parameters=varied(info),
+        crossings=crossings(sweep, found, rows), heat=heat(sweep, board, rows), plan=plan_of(info), parameters=varied(info), beside=beside or {},
         told=[row for row in rows if row.against and row.against.tone != "unsure"], untold=[row for row in rows if row.against and row.against.tone == "unsure"],
         tests=max((verdict.tests for verdict in judged), default=0), objective=info.plan.objective.replace("_", " "),
     )  # fmt: skip
 
 
+FLIPS = 5  # Cells whose flipped items get a page of their own
+
+
 def render_sweep(
     directory: Path,  # Of a sweep
 ) -> Path:  # report.html in it
-    "Write a sweep's report; raises `RunError` when there is no sweep."
+    "Write a sweep's report, and for its best cells what they fixed and broke; raises `RunError` when there is no sweep."
+    sweep, found, beside = open_sweep(directory), {}, {}
+    with contextlib.suppress(*UNREADABLE):
+        found = dict(comparisons(sweep))
+    for cell in sorted(found, key=lambda id: -_gain(found[id].verdicts[0]))[:FLIPS]:
+        page = render_comparison(found[cell], directory / "comparisons" / f"{cell}.html")
+        beside[cell] = quote(page.relative_to(directory).as_posix())
     path = directory / "report.html"
-    write_atomic(path, sweep_page(open_sweep(directory)))
+    write_atomic(path, sweep_page(sweep, beside))
     return path
+
+
+def _gain(verdict: Verdict) -> float:
+    "How much better a cell is than the app as it is."
+    return (verdict.paired.difference or 0.0) * (1 if verdict.better == "higher" else -1)

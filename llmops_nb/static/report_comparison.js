@@ -10,7 +10,9 @@
   const kindOf = (row) => h("span", { class: "chip " + (TONES[row.kind] || "") }, data.kinds.find(([key]) => key === row.kind)?.[1] || row.kind);
   // A difference arrives as pieces: [0, text in common], [1, removed], [2, added]. One side is what it has of them.
   const textOf = (pieces, side) => pieces.filter(([kind]) => kind === 0 || kind === side + 1).map(([, text]) => text).join("");
-  const marked = (pieces, side) => pieces.filter(([kind]) => kind === 0 || kind === side + 1).map(([kind, text]) => (kind === 0 ? text : h(side ? "ins" : "del", {}, text)));
+  // Two texts without a piece in common are not marked: all of it would be.
+  const apart = (pieces) => pieces.length === 2 && pieces.every(([kind]) => kind !== 0);
+  const marked = (pieces, side) => pieces.filter(([kind]) => kind === 0 || kind === side + 1).map(([kind, text]) => (kind === 0 || apart(pieces) ? text : h(side ? "ins" : "del", {}, text)));
   const answerOf = (row, side) => row.sides[side].error || textOf(row.answer, side);
 
   function open(found) {
@@ -98,9 +100,9 @@
       h("p", { class: "lead" }, say(item.question)),
       h("p", { class: "tags" }, [...row.slices, item.split && `split ${item.split}`, item.answerable === false && "not answerable from the corpus", item.origin && `from ${item.origin}`].filter(Boolean).map((tag) => h("span", { class: "chip" }, tag))),
       item.note && h("p", { class: "soft" }, item.note),
-      section("Both answers", answers(row)),
+      section(apart(row.answer) ? "Both answers, with hardly a word in common" : "Both answers", answers(row)),
       (item.expected || list(item.facts).length) ? section("Expected", item.expected && h("p", { class: "text" }, item.expected),
-        list(item.facts).length ? h("p", { class: "soft" }, "Must state: " + item.facts.map((fact) => list(fact).join(" / ")).join("; ")) : null) : null,
+        list(item.facts).length ? h("p", { class: "hint notes" }, "Must state: " + item.facts.map((fact) => list(fact).join(" / ")).join("; ")) : null) : null,
       section("Scores", scores(row)),
       row.evidence.length ? section("Evidence", h("ul", { class: "plain" }, row.evidence.map((each) => h("li", {}, h("q", {}, say(each.quote)), h("small", {}, " " + say(each.document)))))) : null,
       passages(row),
