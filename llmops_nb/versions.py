@@ -11,6 +11,7 @@ import getpass
 import os
 import re
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -35,6 +36,8 @@ def git(
         done = subprocess.run(command, cwd=directory, capture_output=True, timeout=60, env={**os.environ, "LC_ALL": "C"})
     except FileNotFoundError:
         raise ConfigurationError("git is not installed, and the history of a prompt is git's. Install git.") from None
+    except subprocess.TimeoutExpired:
+        raise ConfigurationError(f"git {words[0]} did not answer within a minute. Is the disk of {directory.name} there?") from None
     if done.returncode:
         said = done.stderr.decode("utf-8", "replace").strip()
         if "not a git repository" in said:
@@ -88,8 +91,8 @@ def _prompt_at(past: _Past, commit: str, path: str) -> Prompt | None:
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[tuple[Path, str, _Past]]:
     "The repository of a file, its path in there, and the past."
-    folder = path.resolve().parent
-    root = Path(git(folder if folder.is_dir() else Path.cwd(), "rev-parse", "--show-toplevel").rstrip("\n")).resolve()
+    folder = next(place for place in path.resolve().parents if place.is_dir())  # a file that is gone may have taken its directory along
+    root = Path(git(folder, "rev-parse", "--show-toplevel").rstrip("\n")).resolve()
     past = _Past(root)
     try:
         yield root, path.resolve().relative_to(root).as_posix(), past
@@ -220,6 +223,16 @@ def _trails(path: Path) -> dict[str, object]:
     return found or {}
 
 # %% ../nbs/18_versions.ipynb #18a00016
+@contextlib.contextmanager
+def _only_writer(path: Path) -> Iterator[None]:
+    "Hold the labels beside a prompt for the time of a `with`: what another process writes meanwhile must not be lost."
+    from filelock import FileLock
+
+    place = digest(str(path.resolve().parent))
+    with FileLock(Path(tempfile.gettempdir()) / f"llmops-labels-{short(place)}-{_user()}.lock"):
+        yield
+
+
 def _write_trail(path: Path, trail: Trail) -> None:
     "Write the trail of a prompt, leaving out what is empty."
     import msgspec
@@ -233,15 +246,20 @@ def _write_trail(path: Path, trail: Trail) -> None:
     write_atomic(path.parent / "labels.yaml", _HEAD + yaml.safe_dump(entries, sort_keys=False, allow_unicode=True, width=200))
 
 
+def _user() -> str:
+    "The name of the account."
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        return "unknown"
+
+
 def _move(path: Path, version: str, why: str, before: str, files: Mapping[str, str] | None = None) -> Move:
     "A change made now, by whoever git says is at the keyboard."
     try:
         by = git(path.parent, "config", "user.name").strip()
     except ConfigurationError:
-        try:
-            by = getpass.getuser()
-        except (OSError, KeyError, ImportError):
-            by = "unknown"
+        by = _user()
     return Move(version, datetime.now(UTC).isoformat(timespec="seconds"), by, why, before, files or {})
 
 # %% ../nbs/18_versions.ipynb #18a10016
@@ -255,16 +273,18 @@ def set_label(
     "Move a label to a version; raises `ConfigurationError`."
     if not re.fullmatch(r"[A-Za-z][\w.-]{0,63}", name) or re.fullmatch(r"[0-9a-f]{4,}|current", name):
         raise ConfigurationError(f"{name!r} cannot be a label: it is a word like 'production', and does not read as a version or as 'current'.")
-    trail = read_trail(path)
-    before, version = trail.now.get(name, ""), prompt.digest if prompt else ""
-    if not prompt and not before:
-        raise ConfigurationError(unknown("label", name, trail.now))
-    if version == before:
-        return trail.labels[name][-1]
+    version = prompt.digest if prompt else ""
     if prompt:
         objects.put(prompt.content)
-    move = _move(path, version, why, before)
-    _write_trail(path, replace(trail, labels={**trail.labels, name: (*trail.labels.get(name, ()), move)}))
+    with _only_writer(path):
+        trail = read_trail(path)
+        before = trail.now.get(name, "")
+        if not prompt and not before:
+            raise ConfigurationError(unknown("label", name, trail.now))
+        if version == before:
+            return trail.labels[name][-1]
+        move = _move(path, version, why, before)
+        _write_trail(path, replace(trail, labels={**trail.labels, name: (*trail.labels.get(name, ()), move)}))
     return move
 
 # %% ../nbs/18_versions.ipynb #18a00018
@@ -398,8 +418,9 @@ def _written(path: Path, objects: Objects, before: str, after: str, files: Mappi
     "Keep what the files hold, write the trail, then the files: stopped anywhere, nothing is lost."
     old = {name: _bytes(path.parent / name) for name in files}
     kept = {name: "" if data is None else objects.put(data) for name, data in old.items()}
-    trail = read_trail(path)
-    _write_trail(path, replace(trail, rollbacks=(*trail.rollbacks, _move(path, after, why, before, kept))))
+    with _only_writer(path):
+        trail = read_trail(path)
+        _write_trail(path, replace(trail, rollbacks=(*trail.rollbacks, _move(path, after, why, before, kept))))
     for name, data in files.items():
         if data is None:
             (path.parent / name).unlink(missing_ok=True)

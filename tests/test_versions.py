@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,13 @@ def test_without_git_there_is_one_clear_error(tmp_path: Path) -> None:
         load_version(f"{tmp_path / 'p.md'}@production")
 
 
+def test_a_file_whose_directory_never_was(repo: Repository) -> None:
+    with pytest.raises(ConfigurationError, match="git knows nothing of x.md"):
+        history(repo.root / "no" / "such" / "x.md")
+    with pytest.raises(ConfigurationError, match="not in a git repository"):
+        history(repo.root.parent / "nowhere" / "x.md")
+
+
 def test_a_repository_without_commits_and_a_file_nobody_knows(repo: Repository) -> None:
     with pytest.raises(ConfigurationError, match="git knows nothing of answer.md"):
         history(repo.file)
@@ -194,6 +202,14 @@ def test_labels_of_several_prompts_share_a_file(three: tuple[Repository, list[st
         set_label(path, "candidate", load_prompt(path), repo.objects)
     assert read_trail(repo.file).now["candidate"] != read_trail(repo.prompts / "other.md").now["candidate"]
     assert [p.name for p in prompts_in(repo.prompts)] == ["answer.md", "other.md"]
+
+
+def test_labels_set_at_the_same_time_are_all_kept(three: tuple[Repository, list[str]]) -> None:
+    repo, _ = three
+    prompt = load_prompt(repo.file)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: set_label(repo.file, f"label-{number}", prompt, repo.objects), range(24)))
+    assert len(read_trail(repo.file).now) == 24
 
 
 @pytest.mark.parametrize("name", ["", "beef", "0b67ff", "current", "a b", "../x", "é" * 3, "x" * 65])
