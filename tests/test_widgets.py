@@ -213,6 +213,23 @@ def test_long_work_tells_its_way_and_can_be_stopped() -> None:
     assert pad.snapshot()["task"] == {"label": "Another", "status": "finished", "share": 1.0, "count": "1 of 1", "text": ""}
 
 
+HEADLESS = [
+    "from dataclasses import dataclass\nfrom llmops_nb.widgets import Widget\n@dataclass(frozen=True)\nclass Place:\n    at: int = 0\nclass Walker(Widget[Place]):\n    name = 'walker'\nwalker = Walker(Place())\nwalker",
+    "def walk(task):\n    for at in (1, 2, 3):\n        task.progress(at, 3)\n        walker.change(at=at)\nwalker.start('Walk', walk)",
+    "walker.wait()",
+]
+
+
+def test_long_work_without_a_person_ends_in_the_notebook() -> None:
+    import nbformat
+    from nbclient import NotebookClient
+
+    made = NotebookClient(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in HEADLESS]), timeout=120).execute()
+    assert "<td>at</td><td>3</td>" in made.cells[0].outputs[0]["data"]["text/html"]
+    [view] = [model["state"]["view"] for model in made.metadata.widgets["application/vnd.jupyter.widget-state+json"]["state"].values() if "view" in model["state"]]
+    assert view["task"]["status"] == "finished"
+
+
 def test_long_work_that_fails_says_why() -> None:
     pad = Pad(Notes())
     pad.start("Sweep", lambda task: 1 / 0)  # type: ignore[arg-type,return-value]

@@ -1,7 +1,7 @@
 // EvalScorer: one answer, or two side by side, and a row of choices for each criterion.
 
 // What a text is: words of anybody, shown as they are; a long one scrolls inside its own box.
-const prose = (text, name) => h("div", { class: "words scroll", tabindex: "0", "data-scroll": name, "data-keep": name, role: "group", "aria-label": name }, text || h("span", { class: "soft" }, "(empty)"));
+const prose = (text, label, key) => h("div", { class: "words scroll", tabindex: "0", "data-scroll": `${label} ${key}`, "data-keep": `${label} ${key}`, role: "group", "aria-label": label }, text || h("span", { class: "soft" }, "(empty)"));
 
 function scored(body, tools) {
   const { send } = tools;
@@ -35,8 +35,8 @@ function scored(body, tools) {
 
   return [
     h("div", { class: "es-question" }, h("p", { class: "soft" }, `Question ${turn.count}`, turn.skipped ? " · skipped" : ""), h("h3", { class: "words" }, turn.question)),
-    h("div", { class: "es-answers", "data-pair": body.pairs ? "yes" : null }, turn.answers.map((answer) => h("article", {}, h("h4", { class: "soft" }, answer.title), prose(answer.text, `${answer.title} ${turn.turn}`),
-      answer.passages.length ? h("details", { "data-keep": `passages ${answer.title}` }, h("summary", {}, `${answer.passages.length} passages it was given`), prose(answer.passages.join("\n\n"), `Passages of ${answer.title} ${turn.turn}`)) : null))),
+    h("div", { class: "es-answers", "data-pair": body.pairs ? "yes" : null }, turn.answers.map((answer) => h("article", {}, h("h4", { class: "soft" }, answer.title), prose(answer.text, answer.title, turn.turn),
+      answer.passages.length ? h("details", { "data-keep": `passages ${answer.title}` }, h("summary", {}, `${answer.passages.length} passages it was given`), prose(answer.passages.join("\n\n"), `Passages of ${answer.title}`, turn.turn)) : null))),
     turn.expected ? h("details", { "data-keep": "expected" }, h("summary", {}, "A good answer, from the golden set"), h("div", { class: "words es-expected" }, turn.expected)) : null,
     h("div", { class: "es-criteria" }, criteria),
     box,
