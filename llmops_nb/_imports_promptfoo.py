@@ -263,8 +263,11 @@ class Promptfoo:
         if kind in ("contains", "icontains", "starts-with", "contains-all", "icontains-all", "contains-any", "icontains-any", "regex"):
             if not texts or not all(re.search(r"\w", text) for text in texts):
                 return "signs without words"
+            if any(re.search(r"[<>{}\[\]=\\`]", text) for text in texts):
+                return "markup or code, of which a fact sees only the words"
             row["facts"] += [[text] for text in texts] if kind.endswith("-all") else [list(texts)]
-            self.mapped[f"{kind} → facts" + (" (its place is not checked)" if kind == "starts-with" else "")] += 1
+            signs = any(re.search(r"[^\w\s.,:;!?()'\"+-]", text) for text in texts)
+            self.mapped[f"{kind} → facts" + (" (its place is not checked)" if kind == "starts-with" else " (signs are not checked)" if signs else "")] += 1
         elif kind == "equals" or kind in _REFERENCE:
             if "expected" in row:
                 return None if row["expected"] == texts[0] else "another expected answer stands there already"

@@ -313,6 +313,7 @@ tests:
     assert:
       - {type: contains, value: Paris}
       - {type: icontains-any, value: [river, Seine]}
+      - {type: icontains, value: "50 %"}
       - {type: contains-all, value: "a1, b2"}
       - {type: regex, value: "(Paris|Lutetia)"}
       - {type: similar, value: Paris is the capital, threshold: 0.8}
@@ -320,7 +321,8 @@ tests:
   - vars: {question: Q2}
     assert:
       - {type: regex, value: "\\\\d{4}"}
-      - {type: contains, value: "{}"}
+      - {type: contains, value: "..."}
+      - {type: contains, value: "<b>bold</b>"}
       - {type: not-contains, value: sorry}
       - {type: javascript, value: "output.length < 10"}
       - {type: python, value: "file://check.py"}
@@ -337,15 +339,16 @@ tests:
       - "icontains: short hand"
 """)  # fmt: skip
     one, two, three = imported.golden
-    assert one.expected == "Paris" and one.facts == (("Paris",), ("river", "Seine"), ("a1",), ("b2",), ("Paris", "Lutetia"))
+    assert one.expected == "Paris" and one.facts == (("Paris",), ("river", "Seine"), ("50 %",), ("a1",), ("b2",), ("Paris", "Lutetia"))
     assert two.facts == () and two.expected == ""
     assert three.facts == (("in set",), ("short hand",))
     said = str(imported.report)
+    assert "icontains → facts (signs are not checked) (1)" in said
     for kind in ("regex", "contains", "not-contains", "javascript", "python", "llm-rubric", "latency", "is-json", "icontains", "some-new-thing", "assert-set", "similar"):
         assert f"Not mapped: {kind} (" in said
     for text in ("output.length < 10", "Is polite", "sorry", "900", "some-new-thing: x"):
         assert text in two.note
-    assert said.count("Not mapped") == 13 and two.review == "draft" and two.origin == "promptfoo"
+    assert said.count("Not mapped") == 14 and two.review == "draft" and two.origin == "promptfoo"
 
 
 def test_promptfoo_templates_and_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -411,7 +414,7 @@ tests:
         t__jsonl='{"vars": {"question": "E?"}, "assert": [{"type": "equals", "value": {"k": 1}}]}\n{"vars": 3}\n',
     )  # fmt: skip
     assert [(i.question, i.expected) for i in imported.golden] == [("A?", ""), ("B?", "plain"), ("C?", "4"), ("D?", ""), ("E?", '{"k":1}')]
-    assert imported.golden.items[0].facts == (("x",), ("<b>", "y")) and imported.golden.items[0].slices == ("geo", "t1", "t2") and "told" in imported.golden.items[0].note
+    assert imported.golden.items[0].facts == (("x",),) and "promptfoo contains-any: <b>,y" in imported.golden.items[0].note and imported.golden.items[0].slices == ("geo", "t1", "t2") and "told" in imported.golden.items[0].note
     said = str(imported.report)
     for source in ("gen.py:make (a program)", "file://gen.js (a program)", "huggingface://datasets/x (not a file)", "none.yaml (no such file)", "passwd", "outside the config's folder", "__threshold (1)"):
         assert source in said, source
