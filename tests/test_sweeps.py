@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -284,3 +287,52 @@ def test_a_run_may_have_a_budget_of_its_own(tmp_path: Path) -> None:
         assert len(server.requests()) == 30
     (run,) = (tmp_path / "reports" / "loop").iterdir()
     assert open_run(run).info.budget == "budget.sqlite"
+
+
+def local_children() -> set[int]:
+    "Processes that hold a local model and descend from this one."
+    parents, found = {}, set()
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(path.name)] = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            if b"_llama_child" in (path / "cmdline").read_bytes():
+                found.add(int(path.name))
+        except OSError:
+            pass
+    mine = set()
+    for process in found:
+        above = process
+        while above in parents and above != os.getpid():
+            above = parents[above]
+        if above == os.getpid():
+            mine.add(process)
+    return mine
+
+
+@pytest.mark.local
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+def test_a_local_model_is_loaded_once_and_lent_to_all_cells(tmp_path: Path) -> None:
+    here = sweeping(tmp_path, "http://127.0.0.1:1/v1", 3, concurrency=4)
+    ours = load_settings(Path(__file__).parent)
+    settings = replace(load_settings(tmp_path), model="local/smollm2-135m", weights=ours.weights)
+    (tmp_path / "settings.ini").write_text(f"[llmops]\nmodel = local/smollm2-135m\nweights = {ours.weights}\n")
+    seen: set[int] = set()
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.1):
+            seen.update(local_children())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        plan = Plan(notebook=str(here / "eval.ipynb"), vary={"prompt": ["plain.md", "kind.md"], "max_tokens": [4, 16]}, objective="exact_match", pilot=1)
+        found = run_sweep(plan, settings, progress=False)
+    finally:
+        done.set()
+        watcher.join()
+    assert found.info.status == "finished" and found.info.totals["errors"] == 0, found.info.cells
+    assert len(found.info.cells) == 5 and len(seen) == 1, "one process held the model for the pilot and for five cells"
+    assert not (found.directory / ".models").exists() and "LLMOPS_LENT_MODELS" not in os.environ
+    assert not [path for path in found.directory.parent.rglob("*") if path.is_file() and b"127.0.0.1" in path.read_bytes() and path.suffix in (".ipynb", ".html")]
