@@ -114,5 +114,5 @@ def items_seen(directory: Path, objective: str) -> dict[str, Seen]:
 def sums(tails: Collection[Tail]) -> dict[str, Any]:
     "Items, failures, answers from memory and tokens of several runs."
     seen = [one for tail in tails for one in tail.items.values()]
-    found = {"items": len(seen), "errors": sum(one.failed for one in seen), "cached": sum(one.cached for one in seen)}
+    found = {"runs": sum(bool(tail.items) for tail in tails), "items": len(seen), "errors": sum(one.failed for one in seen), "cached": sum(one.cached for one in seen)}
     return found | {name: sum(getattr(one, name) for one in seen) for name in ("prompt_tokens", "completion_tokens")}

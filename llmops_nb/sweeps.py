@@ -206,9 +206,10 @@ class _Conductor:
     "Hands out the jobs of a sweep, and watches over them."
 
     def __init__(self, directory: Path, info: SweepInfo, settings: Settings, after: Callable[[Run], object] | None):
-        self.directory, self.info, self.settings, self.after = directory, info, settings, after
+        self.directory, self.info, self.settings, self.after = directory, info, settings, after or (lambda run: None)
         self.tails: dict[tuple[str, int], Tail] = {}
         self.running: dict[Future[str], tuple[str, int]] = {}
+        self.ended: list[Path] = []  # Runs that nobody was told of yet
         self.halt: tuple[str, str] | None = None  # Status and note, when no further job is handed out
         self.share: Callable[[Any], None] = lambda model: None  # Keep a local model for all runs
         self.usual: Mapping[str, Any] = as_it_is(info.plan, settings)
@@ -221,8 +222,7 @@ class _Conductor:
         return self.directory.parent / self.cell(id).runs[repeat]
 
     def status(self, id: str, repeat: int) -> str:
-        place = self.place(id, repeat)
-        return open_run(place).info.status if (place / "run.json").exists() else "waiting"
+        return open_run(place).info.status if ((place := self.place(id, repeat)) / "run.json").exists() else "waiting"
 
     def save(self, **changes: Any) -> None:
         self.info = replace(self.info, **changes)
@@ -233,9 +233,8 @@ class _Conductor:
 
     def jobs(self) -> list[tuple[str, int]]:
         "What is still to do, first repeats first."
-        busy = set(self.running.values())
         wanted = [(cell.id, repeat) for repeat in range(self.info.plan.repeats) for cell in self.info.cells if cell.status in ("waiting", "running")]
-        return [job for job in wanted if job not in busy and self.status(*job) != "finished"]
+        return [job for job in wanted if job not in self.running.values() and self.status(*job) != "finished"]
 
     def tail(self, id: str, repeat: int) -> Tail:
         return self.tails.setdefault((id, repeat), Tail(self.place(id, repeat) / "records.jsonl", self.info.plan.objective))
@@ -246,6 +245,8 @@ class _Conductor:
             _look(self, bar)
             while not self.halt and len(self.running) < workers and (job := next(iter(self.jobs()), None) or _proposed(self)):
                 _submit(self, executor, *job)
+            while self.ended:  # Others work meanwhile
+                self.after(open_run(self.ended.pop()))
             if not self.running:
                 return
             for future in wait(self.running, timeout=1.0, return_when=FIRST_COMPLETED).done:
@@ -284,8 +285,7 @@ def _settle(sweep: _Conductor, future: Future[str]) -> None:
         state = "finished" if finished else "running" if status == "finished" else "failed" if status == "failed" else "stopped"
         scores = [score for r in range(sweep.info.plan.repeats) for score in sweep.tail(id, r).scores.values()]
         sweep.change(id, status=state, note=note if state in ("failed", "stopped") else "", score=sum(scores) / len(scores) if scores else None)
-    if sweep.after and tail.items:
-        sweep.after(open_run(place))
+    sweep.ended += [place] if tail.items else []
 
 # %% ../nbs/64_sweeps.ipynb #aba2c1dc
 def _look(sweep: _Conductor, bar: Any) -> None:
@@ -303,10 +303,10 @@ def _look(sweep: _Conductor, bar: Any) -> None:
     dropped = sum(sweep.info.items - len(sweep.tail(c.id, r).items) for c in cells if c.status == "dropped" for r in range(len(c.runs)))
     planned = max(len(cells), sweep.info.plan.trials + 1 if sweep.info.plan.sampler == "optuna" else 0)
     bar.total = max(done, sweep.info.items * sweep.info.plan.repeats * planned - dropped)
-    bar.n = done
     states = [f"{n} {status}" for status in ("dropped", "failed") if (n := sum(c.status == status for c in cells))]
     text = postfix(sum(t.count("failed") for t in tails), total(t.spent for t in tails), sum(t.count("cached") for t in tails), done)
-    bar.set_postfix_str(", ".join([f"cells {sum(c.status == 'finished' for c in cells)}/{planned}", *states, text]), refresh=True)
+    bar.set_postfix_str(", ".join([f"cells {sum(c.status == 'finished' for c in cells)}/{planned}", *states, text]), refresh=False)
+    bar.update(done - bar.n)
 
 # %% ../nbs/64_sweeps.ipynb #88da8ab7
 def _race(sweep: _Conductor) -> None:
@@ -397,13 +397,13 @@ def _run(place: Path, info: SweepInfo, settings: Settings, executor: Executor | 
     "Conduct a sweep to its end, and sum it up."
     from tqdm import tqdm
 
-    sweep = _Conductor(place, info, settings, after)
+    sweep, here = _Conductor(place, info, settings, after), executor is None
     sweep.save()
-    here = executor is None
     workers = info.plan.workers or (1 if here and (not info.plan.notebook or _local(sweep)) else 4)
     with contextlib.ExitStack() as stack:
         stack.enter_context(spending(Budget(place / LEDGER)))
-        bar = stack.enter_context(tqdm(unit="item", disable=not progress, file=sys.stderr, dynamic_ncols=True, desc=info.plan.name or "sweep"))
+        every = 0.5 if sys.stderr.isatty() else 10.0  # Seconds between two pictures: a log is no screen
+        bar = stack.enter_context(tqdm(unit="item", disable=not progress, file=sys.stderr, dynamic_ncols=True, mininterval=every, miniters=1, desc=info.plan.name))
         if isinstance(executor, str):
             executor = stack.enter_context(on_dask(executor))
         if executor is None:
@@ -416,6 +416,7 @@ def _run(place: Path, info: SweepInfo, settings: Settings, executor: Executor | 
             _stop_runs(sweep, list(sweep.running.values()), "the sweep was interrupted")
             wait(sweep.running, timeout=None if here else 60)
             _close(sweep, *sweep.halt)
+            sys.stderr.write(f"\nWhat is finished is kept. Go on with: llmops sweep resume {place.name}\n")
             raise
         _look(sweep, bar)
     return _close(sweep, *(sweep.halt or ("finished", "")))
@@ -446,7 +447,7 @@ def _totals(sweep: _Conductor) -> dict[str, Any]:
     state = Budget(sweep.directory / LEDGER).state()
     spared = [sweep.info.items - len(sweep.tail(c.id, r).items) for c in sweep.info.cells if c.status == "dropped" for r in range(len(c.runs))]
     kept = {"calls": state.calls, "spent": None if state.unpriced else state.money, "seconds": round(state.seconds, 3), "saved": sum(spared)}
-    return {"runs": sum(bool(tail.items) for tail in sweep.tails.values()), **sums(sweep.tails.values()), **kept}
+    return {**sums(sweep.tails.values()), **kept}
 
 # %% ../nbs/64_sweeps.ipynb #b674c6e2
 def comparisons(
@@ -484,6 +485,4 @@ def conclusion(
     open_ones = sorted((id for id, verdict in found.items() if verdict.outcome == "not enough evidence" and gain(id) > 0), key=gain, reverse=True)
     if not open_ones:
         return "", "No winner: no cell did better than the app as it is."
-    more = found[open_ones[0]].more
-    advice = f" About {more} more items would tell." if more else ""
-    return "", f"No winner: not enough evidence. The most promising is {sweep.cell(open_ones[0]).label}: {found[open_ones[0]].sentence}{advice}"
+    return "", f"No winner: not enough evidence. The most promising is {sweep.cell(open_ones[0]).label}: {found[open_ones[0]].sentence}"
