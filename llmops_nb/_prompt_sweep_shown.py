@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .app import settable
+from .app import Definition, settable
 from .compare import Verdict
 from .core import ConfigurationError, Item
 from .differences import Piece, marked, side, word_diff
@@ -86,8 +86,22 @@ def beside(
     return list(dict.fromkeys([own, *(path.relative_to(home).as_posix() for path in files)]))
 
 
+def unfit(
+    prompt: Prompt,  # Read from what is typed
+    definition: Definition,  # Of the app
+) -> str:
+    "Why an app cannot use a prompt: what it fills in and the prompt does not declare, or the other way round; nothing when it can."
+    filled = {"question", *(["passages"] if definition.corpus else []), *definition.variables}
+    declared = set(prompt.variables) - {prompt.slot}
+    lacking, surplus = sorted(filled - declared - {prompt.slot}), sorted(declared - filled - set(prompt.defaults))
+    parts = [f"it does not declare {', '.join(lacking)}, which {definition.name} fills in"] if lacking else []
+    parts += [f"{definition.name} does not fill in {', '.join(surplus)}"] if surplus else []
+    return f"Prompt {prompt.name!r} cannot be used here: {'; '.join(parts)}." if parts else ""
+
+
 def editor(
     home: Path,  # Of the app
+    definition: Definition,  # What stands in its app.yaml
     file: str,  # The prompt in the editor
     files: Sequence[str],  # All of them
     draft: str | None,  # What was typed over it; None when nothing was
@@ -97,7 +111,9 @@ def editor(
     saved = text_of(path)
     text = saved if draft is None else draft
     try:
-        ok, says = True, declared(read_draft(text, path))
+        prompt = read_draft(text, path)
+        problem = unfit(prompt, definition)
+        ok, says = not problem, problem or declared(prompt)
     except ConfigurationError as error:
         ok, says = False, str(error)
     changes = [list(piece) for piece in word_diff(saved, text)] if text != saved else []

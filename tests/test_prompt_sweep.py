@@ -170,7 +170,8 @@ def test_a_plan_that_cannot_be_is_refused_and_stays_as_it_was(tmp_path: Path) ->
             ({"do": "offer", "what": "app"}, "No sweep has been run yet"),
         ]:
             assert problem in widget.handle(message)["problem"], message
-        do(widget, "edit", file="say.md", text=OTHER.replace("question", "demand"))
+        says = do(widget, "edit", file="say.md", text=OTHER.replace("question", "demand"))["prompt"]
+        assert not says["ok"] and says["says"] == "Prompt 'say' cannot be used here: it does not declare question, which loop fills in; loop does not fill in demand."
         assert "fills in" in widget.handle({"do": "keep", "name": "say-2.md"})["problem"]
         assert not (widget.home / "say-2.md").exists() and widget.state.vary == before.vary == {}
         assert server.requests() == []
@@ -222,6 +223,21 @@ def test_nothing_becomes_markup(tmp_path: Path) -> None:
         shown = widget.still()
         assert set(re.findall(r"</?(\w+)", shown)) <= {"p", "b", "pre", "table", "thead", "tbody", "tr", "th", "td", "del", "ins"}
         assert "&lt;script&gt;" in shown
+
+
+def test_an_executed_notebook_and_its_report_hold_the_sweep(tmp_path: Path) -> None:
+    import papermill
+    from llmops_nb.reports import notebook_html
+
+    with loopback(tmp_path / "log") as server:
+        small(tmp_path, server)
+        (tmp_path / "experiments" / "loop" / "say-2.md").write_text(OTHER)
+        first = "from llmops_nb.prompt_sweep import PromptSweep\n\nsweep = PromptSweep('experiments/loop')\nsweep"
+        later = "sweep.handle({'do': 'add', 'name': 'prompt', 'text': 'say-2.md'})\nsweep.handle({'do': 'foresee'})\nsweep.wait()\nsweep.handle({'do': 'run'})\nsweep.wait()"
+        made = papermill.execute_notebook(str(notebook(tmp_path / "in.ipynb", first, later)), str(tmp_path / "out.ipynb"), progress_bar=False, cwd=str(tmp_path))
+    kept = made.cells[0].outputs[0]["data"]
+    assert "6 right, 2 wrong" in kept["text/html"] and "No winner" in kept["text/html"] and "application/vnd.jupyter.widget-view+json" in kept
+    assert "6 right, 2 wrong" in notebook_html((tmp_path / "out.ipynb").read_text())
 
 
 def test_a_failure_of_long_work_is_told(tmp_path: Path) -> None:
