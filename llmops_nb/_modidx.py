@@ -6,6 +6,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'llmops_nb/agreement.py'),
                                      'llmops_nb.agreement._weights': ('agreement.html#_weights', 'llmops_nb/agreement.py'),
                                      'llmops_nb.agreement.agreement': ('agreement.html#agreement', 'llmops_nb/agreement.py'),
+                                     'llmops_nb.agreement.alpha_of': ('agreement.html#alpha_of', 'llmops_nb/agreement.py'),
                                      'llmops_nb.agreement.cohen_kappa': ('agreement.html#cohen_kappa', 'llmops_nb/agreement.py'),
                                      'llmops_nb.agreement.kappa_of': ('agreement.html#kappa_of', 'llmops_nb/agreement.py'),
                                      'llmops_nb.agreement.krippendorff_alpha': ( 'agreement.html#krippendorff_alpha',

@@ -16,7 +16,7 @@ from .core import ConfigurationError, unknown
 from .stats import ENOUGH, Estimate, bca, mean, share
 
 # %% auto #0
-__all__ = ['LEVELS', 'label_pairs', 'kappa_of', 'cohen_kappa', 'krippendorff_alpha', 'Agreement', 'agreement']
+__all__ = ['LEVELS', 'label_pairs', 'kappa_of', 'cohen_kappa', 'alpha_of', 'krippendorff_alpha', 'Agreement', 'agreement']
 
 # %% ../nbs/55_agreement.ipynb #96f71552
 def label_pairs(
@@ -96,7 +96,24 @@ def _weights(level: str) -> str:
         raise ConfigurationError(unknown("kind of labels", level, LEVELS))
     return LEVELS[level]
 
-# %% ../nbs/55_agreement.ipynb #a1999f4f
+# %% ../nbs/55_agreement.ipynb #d48697f6
+def alpha_of(
+    pairs: Any,  # Counts of label pairs, each item's divided by its number of labels less one; several tables when there are three axes
+    level: str = "nominal",  # "nominal", "ordinal" or "interval"
+    values: Sequence[float] = (),  # The labels as numbers, for "interval"
+) -> Any:  # α; NaN where only one label is left
+    "Krippendorff's α from coincidences (2011, section D): what the package computes, for many samples at once."
+    import numpy as np
+
+    tables = np.asarray(pairs, dtype=float)
+    each, size = tables.sum(axis=-1), tables.shape[-1]
+    place = np.cumsum(each, axis=-1) - each / 2 if level == "ordinal" else np.broadcast_to(np.array(values or range(size), dtype=float), each.shape)
+    cost = np.broadcast_to(1 - np.eye(size), tables.shape) if level == "nominal" else (place[..., :, None] - place[..., None, :]) ** 2
+    expected = (each[..., :, None] * each[..., None, :] * cost).sum(axis=(-2, -1))
+    seen = (tables * cost).sum(axis=(-2, -1)) * (each.sum(axis=-1) - 1)
+    return np.where(expected > 0, 1 - seen / np.where(expected > 0, expected, 1), np.nan)
+
+# %% ../nbs/55_agreement.ipynb #97b83eb6
 def krippendorff_alpha(
     ratings: Sequence[Sequence[Any]],  # One row a rater, one column an item; None where a rater gave no label
     level: str = "nominal",  # "nominal", "ordinal" or "interval"
@@ -115,19 +132,14 @@ def krippendorff_alpha(
     n = len(counts)
     if not n or (counts.sum(axis=0) > 0).sum() < 2:
         return Estimate(None, None, None, n, "every label is the same: nothing to agree about" if n else "no item has two labels")
-    domain, scale = known if level == "interval" else list(range(len(known))), cast(Any, level)
-
-    def of(rows: Any) -> float:
-        "α of some items; NaN when they hold one label only."
-        part = counts[rows]
-        return float(alpha(value_counts=part, value_domain=domain, level_of_measurement=scale)) if (part.sum(axis=0) > 0).sum() > 1 else math.nan
-
-    value, everything = of(slice(None)), np.arange(n)
+    domain = known if level == "interval" else list(range(len(known)))
+    value = float(alpha(value_counts=counts, value_domain=domain, level_of_measurement=cast(Any, level)))
     if n < ENOUGH or value == 1.0:
         return Estimate(value, None, None, n, f"fewer than {ENOUGH} items with two labels" if n < ENOUGH else "no disagreement seen: no interval")
-    rng = np.random.default_rng(seed)
-    drawn = np.array([of(rng.integers(0, n, n)) for _ in range(resamples)])
-    rest = np.array([of(np.delete(everything, place)) for place in range(n)])
+    pairs = (counts[:, :, None] * counts[:, None, :] - counts[:, :, None] * np.eye(len(known))) / (counts.sum(axis=1) - 1)[:, None, None]
+    times = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), resamples)
+    drawn = alpha_of((times @ pairs.reshape(n, -1)).reshape(resamples, len(known), -1), level, domain)
+    rest = alpha_of(pairs.sum(axis=0) - pairs, level, domain)
     [(low, high)] = bca(drawn[~np.isnan(drawn)], value, np.where(np.isnan(rest), value, rest))
     return Estimate(value, low, min(1.0, high), n, "bootstrap BCa")
 

@@ -140,7 +140,7 @@ class Arm:
     runs: tuple[str, ...]  # Ids; several are repeats
     directories: tuple[str, ...]  # Of the runs
 
-# %% ../nbs/57_compare.ipynb #a642391b
+# %% ../nbs/57_compare.ipynb #fd680860
 @dataclass(frozen=True, repr=False)
 class Comparison:
     "Two arms, paired by item."
@@ -173,7 +173,7 @@ class Comparison:
         return tuple(c for c in self.changes if not kinds or c.kind in kinds)
 
     def __repr__(self) -> str:
-        return "\n".join([f"{self.after.label} against {self.before.label} on {self.items} items", *(f"{v.outcome}: {v.sentence}" for v in self.verdicts)])
+        return "\n".join([f"{self.after.label} against {self.before.label} on {self.items} items", *(f"{v.outcome}: {v.sentence}" for v in self.verdicts), *(self.notes if not self.verdicts else ())])
 
     def to_pandas(self) -> Any:
         "A DataFrame with one row a verdict, slices after the whole."
@@ -184,7 +184,7 @@ class Comparison:
     def _repr_html_(self) -> str:
         return card(self)
 
-# %% ../nbs/57_compare.ipynb #ee017432
+# %% ../nbs/57_compare.ipynb #96154fdf
 @dataclass(frozen=True)
 class _Column:
     "One metric of both arms over some items, before it is judged."
@@ -218,18 +218,20 @@ class _Pair:
         self.ids, self.before, self.after, first = ids, Side(before, ids), Side(after, ids), before[0]
         rows = [first.rows[name] for name in ids]
         self.slices = [first.slices[row] for row in rows]
+        known = sorted({name for slices in set(self.slices) for name in slices})
+        self.within = {name: np.fromiter((name in slices for slices in self.slices), dtype=bool, count=len(ids)) for name in known}
         keys = {source: place for place, source in enumerate(dict.fromkeys(first.sources))}
         alone = range(len(keys), len(keys) + len(ids))  # an item without a source stands alone
         sources = np.fromiter((keys[s] if (s := first.sources[row]) else own for row, own in zip(rows, alone, strict=True)), dtype=np.intp, count=len(ids))
         self.sources = sources if clustered else None
 
-# %% ../nbs/57_compare.ipynb #fb431e42
+# %% ../nbs/57_compare.ipynb #8d3c6485
 def _column(pair: _Pair, name: str, part: str = "", seed: int = 0) -> _Column:
     "One metric compared over all items, or those of a slice."
     import numpy as np
 
     kind = KINDS.get(name, OTHER)
-    within = np.fromiter((not part or part in s for s in pair.slices), dtype=bool, count=len(pair.ids))
+    within = pair.within[part] if part else np.ones(len(pair.ids), dtype=bool)
     (sum_a, count_a, fails_a), (sum_b, count_b, fails_b) = ((c[within] for c in side.column(name)) for side in (pair.before, pair.after))
     sources = pair.sources[within] if pair.sources is not None else None
     both = (count_a > 0) & (count_b > 0)
@@ -240,8 +242,9 @@ def _column(pair: _Pair, name: str, part: str = "", seed: int = 0) -> _Column:
     clusters = None if sources is None else sources[both]
     ratio = kind.unit in ("s", "USD", "tokens") and len(one) > 0 and bool((one > 0).all() and (other > 0).all())
     medians = (float(np.median(one)), float(np.median(other))) if len(one) else None
-    found = paired(np.log(one), np.log(other), clusters, seed=seed) if ratio else paired(one, other, clusters, seed=seed)
-    bounded = kind.unit in ("share", "score") and bool(((one >= 0) & (one <= 1) & (other >= 0) & (other <= 1)).all())
+    quality = kind.unit in ("share", "score")
+    found = paired(np.log(one), np.log(other), clusters, seed=seed, bounded=False) if ratio else paired(one, other, clusters, seed=seed, bounded=quality)
+    bounded = quality and bool(((one >= 0) & (one <= 1) & (other >= 0) & (other <= 1)).all())
     cases: list[Paired | None] = [None, None]
     if bounded and any(failed):
         for place, (bad_a, bad_b) in enumerate(((1.0, 0.0), (0.0, 1.0))):  # every failure against after, then for it
@@ -250,7 +253,7 @@ def _column(pair: _Pair, name: str, part: str = "", seed: int = 0) -> _Column:
     gaps = (np.log(other) - np.log(one)) if ratio else other - one
     return _Column(name, part, found, failed, onesided, cases[0], cases[1], ratio, design_effect(gaps, clusters) if len(one) else 1.0, medians)
 
-# %% ../nbs/57_compare.ipynb #ea1249e2
+# %% ../nbs/57_compare.ipynb #af2b7e7a
 MATTERS = 0.05  # Difference a team usually wants to see: five points of a share, 0.05 of a score, five per cent of a cost
 
 
@@ -258,7 +261,8 @@ def _judge(column: _Column, adjusted: float | None, tests: int, margin: float | 
     "The verdict of one metric."
     kind, found = KINDS.get(column.metric, OTHER), column.found
     sign = 1 if kind.better == "higher" else -1
-    limit = None if margin is None else math.log1p(margin) if column.ratio else margin
+    absolute = None if kind.unit in ("s", "USD", "tokens") else margin  # a share of nothing is no margin
+    limit = math.log1p(margin) if margin is not None and column.ratio else absolute
     cases = [_turned(case, sign) for case in (found, column.worst, column.best) if case is not None]
     same = noninferior = None
     if limit is not None and found.n:
@@ -328,7 +332,7 @@ def compare_arms(
     "Every arm against a baseline, corrected over arms × metrics together (Holm)."
     return _compare_all(baseline, arms, metrics, margins, allow, clustered, by_slice, name, {arm: arm for arm in arms})
 
-# %% ../nbs/57_compare.ipynb #590fb281
+# %% ../nbs/57_compare.ipynb #e82dbff2
 def _compare_all(
     baseline: Runs, arms: Mapping[str, Runs], metrics: Sequence[str], margins: Mapping[str, float] | None, allow: Sequence[str], clustered: bool, by_slice: bool, name: str | None, names: Mapping[str, str]
 ) -> dict[str, Comparison]:
@@ -344,8 +348,8 @@ def _compare_all(
         pair = _Pair(tables, others, _shared([*tables, *others], notes), clustered)
         chosen = _metrics(metrics, tables, others, notes)
         whole = [_column(pair, metric) for metric in chosen]
-        names_of_slices = sorted({s for slices in pair.slices for s in slices}) if by_slice else []
-        small = [_column(pair, metric, part) for metric in chosen if KINDS.get(metric, OTHER).unit in ("share", "score") for part in names_of_slices]
+        quality = [metric for metric in chosen if KINDS.get(metric, OTHER).unit in ("share", "score")] if by_slice else []
+        small = [_column(pair, metric, part) for metric in quality for part in pair.within]
         parts[arm] = pair, notes, whole, small
     adjusted = iter(holm([column.p for _, _, whole, _ in parts.values() for column in whole]))
     tests = sum(column.p is not None for _, _, whole, _ in parts.values() for column in whole)
@@ -360,7 +364,7 @@ def _compare_all(
         found[arm] = Comparison(sides[0], sides[1], verdicts, slices, _changes(pair, whole[0].metric if whole else ""), len(pair.ids), what, tuple(notes))
     return found
 
-# %% ../nbs/57_compare.ipynb #721f28e4
+# %% ../nbs/57_compare.ipynb #39f1408e
 def _runs(runs: Runs) -> list[Run]:
     "One run, or its repeats."
     found = [runs] if isinstance(runs, Run) else list(runs)
@@ -391,12 +395,16 @@ def _shared(tables: Sequence[Table], notes: list[str]) -> list[str]:
     same = [name for name in shared if all(table.versions[table.rows[name]] == first.versions[first.rows[name]] for table in rest)]
     if len(same) < len(shared):
         notes.append(f"{len(shared) - len(same)} items have the same id but another question or answer; they are not compared.")
+    if not same:
+        notes.append("There is no item that both sides have: nothing can be said.")
     return sorted(same)
 
-
+# %% ../nbs/57_compare.ipynb #dcbdd581
 def _metrics(metrics: Sequence[str], before: Sequence[Table], after: Sequence[Table], notes: list[str]) -> list[str]:
     "The metrics to compare: those named, or all that both sides have."
     here, there = ({name: None for table in side for name in table.values} for side in (before, after))
+    if not here or not there:  # one side has no answer at all: every metric of the other failed there
+        here = there = here | there
     for name in metrics:
         if name not in here or name not in there:
             raise ConfigurationError(unknown("metric in both arms", name, here.keys() & there.keys()))

@@ -107,7 +107,7 @@ def sign_flips(
         reached += int((np.abs(2 * (bits.astype(float) @ sizes) - sizes.sum()) >= real).sum())
     return (reached + 1) / (flips + 1), "sign flips"
 
-# %% ../nbs/53_paired.ipynb #2e1ddd05
+# %% ../nbs/53_paired.ipynb #0b68fa62
 def paired(
     before: Sequence[float],  # One score an item
     after: Sequence[float],  # The other score of the same items, in the same order
@@ -115,6 +115,7 @@ def paired(
     resamples: int = 2000,  # Bootstrap samples
     flips: int = 9999,  # Random signs, where there are too many to try all
     seed: int = 0,  # Of bootstrap and sign flips
+    bounded: bool = True,  # Whether values between 0 and 1 can be nothing else: True for scores, False for seconds and dollars
 ) -> Paired:
     "The difference of two paired lists: McNemar exact and Tango for 0/1, sign flips and BCa bootstrap for scores."
     import numpy as np
@@ -129,10 +130,11 @@ def paired(
     first, second = np.asarray(before, dtype=float), np.asarray(after, dtype=float)
     gaps = second - first
     gaps[np.abs(gaps) < 1e-12] = 0.0
-    groups = len(set(clusters)) if clusters is not None else n
+    groups = n if clusters is None else len(by_cluster(gaps, clusters)[0])
     kept = clusters if ENOUGH <= groups < n else None
-    binary = bool(np.isin(first, (0, 1)).all() and np.isin(second, (0, 1)).all())
-    compared = _shares(gaps, kept, flips, seed) if binary else _scores(gaps, kept, resamples, flips, seed, bounded=bool(min(first.min(), second.min()) >= 0 and max(first.max(), second.max()) <= 1))
+    bounded = bounded and bool(min(first.min(), second.min()) >= 0 and max(first.max(), second.max()) <= 1)
+    binary = bounded and bool(np.isin(first, (0, 1)).all() and np.isin(second, (0, 1)).all())
+    compared = _shares(gaps, kept, flips, seed) if binary else _scores(gaps, kept, resamples, flips, seed, bounded)
     p, interval, narrow, method = compared
     wins, losses = int((gaps > 0).sum()), int((gaps < 0).sum())
     spread = float(gaps.std(ddof=1)) if n > 1 else None

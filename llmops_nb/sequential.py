@@ -89,7 +89,7 @@ def _beaten(arm: Mapping[str, float | None], rival: Mapping[str, float | None], 
     seen = gaps[:until]
     return until, sum(seen) / until, sum(gap > 0 for gap in seen), sum(gap < 0 for gap in seen)
 
-# %% ../nbs/59_sequential.ipynb #df520397
+# %% ../nbs/59_sequential.ipynb #71d7d09d
 def confidence_sequence(
     values: Sequence[float],  # In the order in which they came
     low: float = 0.0,  # Smallest possible value
@@ -105,13 +105,16 @@ def confidence_sequence(
         raise ConfigurationError(f"A value is not between {low} and {high}. Give the bounds that the values really have.")
     means, bound = np.linspace(0, 1, parts + 1), math.log(2 / error)
     stakes = np.concatenate([np.array(STAKES) / 8, np.array(STAKES)])  # small ones too: an interval is watched for longer than a race
-    above, below = (np.zeros((parts + 1, len(stakes))) for _ in range(2))
-    ends, found = [0.0, 1.0], []
-    for value in data:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            above += np.log1p(stakes * ((value - means) / np.maximum(means, 1e-12))[:, None])
-            below += np.log1p(stakes * ((means - value) / np.maximum(1 - means, 1e-12))[:, None])
-        left, right = (means[np.logaddexp.reduce(purses, axis=1) - math.log(len(stakes)) < bound] for purses in (above, below))
-        ends = [max(ends[0], float(left.min()) - 1 / parts if len(left) else 1.0), min(ends[1], float(right.max()) + 1 / parts if len(right) else 0.0)]
-        found.append((low + (high - low) * max(0.0, ends[0]), low + (high - low) * min(1.0, ends[1])))
+    start, ends, found = np.zeros((2, parts + 1, len(stakes))), (0.0, 1.0), []
+    for first in range(0, len(data), 64):  # so that memory stays small
+        gaps = data[first : first + 64, None] - means
+        odds = np.stack([gaps / np.maximum(means, 1e-12), -gaps / np.maximum(1 - means, 1e-12)])
+        purses = start[:, None] + np.cumsum(np.log1p(np.maximum(-1.0, odds)[..., None] * stakes), axis=1)
+        start, top = purses[:, -1], purses.max(axis=-1, keepdims=True)
+        kept = (top[..., 0] + np.log(np.exp(purses - top).mean(axis=-1))) < bound
+        for above, below in zip(kept[0], kept[1], strict=True):
+            low_end = means[above.argmax()] - 1 / parts if above.any() else 1.0
+            high_end = means[parts - below[::-1].argmax()] + 1 / parts if below.any() else 0.0
+            ends = max(ends[0], float(low_end)), min(ends[1], float(high_end))
+            found.append((low + (high - low) * ends[0], low + (high - low) * ends[1]))
     return found

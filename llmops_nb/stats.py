@@ -35,7 +35,7 @@ class Estimate:
         between = "" if ends == ["…", "…"] else f" [{', '.join(ends)}]"
         return f"{self.value:.3g}{between} (n = {self.n})"
 
-# %% ../nbs/50_stats.ipynb #52764abc
+# %% ../nbs/50_stats.ipynb #cf3b5e12
 LEVEL = 0.95  # Confidence of every interval on this page
 ENOUGH = 8  # Values, or clusters, below which no interval is made from their spread
 
@@ -61,8 +61,11 @@ def by_cluster(
     if len(clusters) != len(data):
         raise ConfigurationError(f"There are {len(data)} values and {len(clusters)} cluster keys. Give one key a value.")
     number: dict[Hashable, int] = {}
-    place = np.fromiter((number.setdefault(key, len(number)) for key in clusters), dtype=np.intp, count=len(data))
-    return np.bincount(place, data, len(number)), np.bincount(place, minlength=len(number)).astype(float)
+    if isinstance(clusters, np.ndarray):  # many items: numbered by numpy
+        place = np.unique(clusters, return_inverse=True)[1]
+    else:
+        place = np.fromiter((number.setdefault(key, len(number)) for key in clusters), dtype=np.intp, count=len(data))
+    return np.bincount(place, data), np.bincount(place).astype(float)
 
 # %% ../nbs/50_stats.ipynb #056cbd4f
 def design_effect(
@@ -181,8 +184,8 @@ def resampled(
     found = zip(bca(np.concatenate(drawn), value, left_out, levels), reaches, strict=True)
     return [(min(low, value - reach), max(high, value + reach)) for (low, high), reach in found]
 
-# %% ../nbs/50_stats.ipynb #474118fe
-MANY = 5000  # Values, or clusters, above which the normal distribution stands in for resampling
+# %% ../nbs/50_stats.ipynb #6f495cda
+MANY = 1000  # Values, or clusters, above which the normal distribution stands in for resampling
 
 
 def intervals(
