@@ -205,19 +205,20 @@ def _else(run: Run) -> dict[str, str]:
     return found | {"app": info.app, "selection": info.selection or "all"}
 
 
-def _arms(before: Sequence[Run], after: Sequence[Run]) -> tuple[list[Run], list[Run]] | None:
+def _arms(before: Sequence[Run], after: Sequence[Run], allow: Sequence[str] = ()) -> tuple[list[Run], list[Run]] | None:
     "Runs that differ in the prompt alone: of all pairs of arms the one over the most items, the newest of those."
     groups: list[dict[tuple[tuple[str, str], ...], list[Run]]] = []
     for runs in (before, after):
         group = defaultdict(list)
         for run in runs:
-            group[tuple(sorted(_else(run).items()))].append(run)
+            group[tuple(sorted((name, value) for name, value in _else(run).items() if name not in allow))].append(run)
         groups.append(group)
     shared = groups[0].keys() & groups[1].keys()
     if not shared:
         return None
     best = max(shared, key=lambda key: (groups[0][key][0].info.items, max(run.id for run in (*groups[0][key], *groups[1][key]))))
-    return groups[0][best], groups[1][best]
+    one, other = (max(group[best], key=lambda run: (run.info.items, run.id)).info.digests.get("app") for group in groups)
+    return [run for run in groups[0][best] if run.info.digests.get("app") == one], [run for run in groups[1][best] if run.info.digests.get("app") == other]
 
 
 def _closest(before: Sequence[Run], after: Sequence[Run]) -> list[str]:
@@ -232,6 +233,7 @@ def behaviour(
     settings: Settings,  # Where reports are
     labels: tuple[str, str] = ("before", "after"),  # What people call them
     metrics: Sequence[str] = (),  # Which to compare, the most important first; default: all
+    allow: Sequence[str] = (),  # Further differences to overlook: "fewshots", "settings", "model", "parameter shots", …
 ) -> Behaviour:
     "Which items flip between two versions in the runs there are, with the verdict; never runs anything."
     if before.digest == after.digest:
@@ -241,14 +243,17 @@ def behaviour(
     lacking = [f"{label} ({short(prompt.digest)})" for label, prompt, found in zip(labels, (before, after), used, strict=True) if not found]
     if lacking:
         return Behaviour(*labels, f"No run used {' or '.join(lacking)}, so what the change does to answers is not known.")
-    arms = _arms(*used)
+    arms = _arms(used[0], used[1], allow)
     if arms is None:
-        return Behaviour(*labels, f"There are runs of both, but none that differ in the prompt alone: the closest two also differ in {', '.join(_closest(*used))}.")
+        besides = ", ".join(name for name in _closest(*used) if name not in allow)
+        return Behaviour(*labels, f"There are runs of both, but none that differ in the prompt alone: the closest two also differ in {besides}. Run both alike, or overlook that by name.")
     try:
         comparison = compare(*arms, metrics, labels=labels)
     except ConfigurationError as error:
         return Behaviour(*labels, str(error))
-    return Behaviour(*labels, comparison.verdicts[0].sentence if comparison.verdicts else "The runs share no metric.", comparison, tuple(_flips(arms, comparison)))
+    besides = ", ".join(_closest(arms[0][:1], arms[1][:1]))
+    sentence = comparison.verdicts[0].sentence if comparison.verdicts else "The runs share no metric."
+    return Behaviour(*labels, f"{sentence} Overlooked: the runs also differ in {besides}." if besides else sentence, comparison, tuple(_flips(arms, comparison)))
 
 
 def _flips(arms: tuple[Sequence[Run], Sequence[Run]], comparison: Comparison) -> Iterable[Flip]:

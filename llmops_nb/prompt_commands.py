@@ -156,10 +156,11 @@ CODES = {"better": 0, "equivalent": 0, "worse": 1}  # Of a verdict, for --exit-c
 @click.argument("before", default="")
 @click.argument("after", default="")
 @click.option("--metric", "metrics", multiple=True, metavar="NAME", help="What to judge by, the most important first; default: all there is.")
+@click.option("--allow", multiple=True, metavar="WHAT", help="Overlook another difference of the runs: fewshots, settings, model, …")
 @click.option("--exit-code", "judging", is_flag=True, help="End with 1 when answers got worse, 3 when the runs at hand cannot tell.")
 @as_json
 @click.pass_context
-def diff_prompt(context: click.Context, name: Path, before: str, after: str, metrics: tuple[str, ...], judging: bool, as_json: bool) -> None:
+def diff_prompt(context: click.Context, name: Path, before: str, after: str, metrics: tuple[str, ...], allow: tuple[str, ...], judging: bool, as_json: bool) -> None:
     "Compare two versions, or two prompts. BEFORE and AFTER are versions of PROMPT or other files; by default the file as it is is compared with the version before. Shows the text, and which golden items flip in the runs at hand."
     from llmops_nb.lineage import behaviour
     from llmops_nb.versions import text_diff
@@ -169,7 +170,7 @@ def diff_prompt(context: click.Context, name: Path, before: str, after: str, met
     new, new_name = _one(path, after or version or "current", settings)
     old, old_name = _one(path, before or _previous(path, new.digest), settings)
     words = text_diff(old, new, (old_name, new_name))
-    found = behaviour(old, new, settings, (old_name, new_name), metrics)
+    found = behaviour(old, new, settings, (old_name, new_name), metrics, allow)
     code = CODES.get(found.outcome, 3) if judging and old.digest != new.digest else 0
     value = {"before": old.digest, "after": new.digest, "text": words, "outcome": found.outcome, "sentence": found.sentence, "flips": found.flips, "verdicts": found.comparison.verdicts if found.comparison else [], "exit_code": code}
     text = [*map(_coloured, words.splitlines() or ["The texts are the same."]), "", "Behaviour", *told(found)]

@@ -116,6 +116,9 @@ def test_runs_that_differ_in_more_than_the_prompt_may_not_speak(two: tuple[Proje
     project.run(new, **overrides)
     found = compared(project, old, new)
     assert found.comparison is None and named in found.sentence and "prompt alone" in found.sentence
+    if named != "golden":
+        forced = behaviour(load_version(f"{project.file}@{old}"), load_version(f"{project.file}@{new}"), project.settings, allow=[named])
+        assert forced.outcome == "better" and f"Overlooked: the runs also differ in {named}." in forced.sentence
     project.run(new)
     assert compared(project, old, new).outcome == "better", "a fair pair among others is found"
 
@@ -222,6 +225,8 @@ def test_diff_shows_text_and_behaviour_and_ends_with_a_code(two: tuple[Project, 
     found = json.loads(back.output)
     assert back.exit_code == 1 == found["exit_code"] and found["outcome"] == "worse" and len(found["flips"]) == 30 and found["verdicts"][0]["adjusted"] < 0.05
     assert llmops("diff", "experiments/words", new[:9], "--exit-code").exit_code == 0, "nothing changed"
+    project.run(old, longest_question=50, limit=29)
+    assert "BETTER" in llmops("diff", "experiments/words", "--allow", "settings", "--allow", "golden").output
     assert "no metric" in llmops("diff", "experiments/words", "--metric", "nonsense").output.lower()
 
 
