@@ -5,6 +5,7 @@
 # %% ../nbs/82_golden_commands.ipynb #6eb32d07
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -277,26 +278,57 @@ def divide_command(file: Path, share: float, as_json: bool) -> None:
 @click.option("--items", "count", type=click.IntRange(min=2), help="A number of items, instead of a file.")
 @click.option("--difference", type=click.FloatRange(0, 1, min_open=True), help="Also say how many items it takes to find this difference, e.g. 0.05.")
 @click.option("--discordance", type=click.FloatRange(0, 1, min_open=True), default=0.2, show_default=True, help="Share of items on which two versions disagree.")
+@click.option("--like", nargs=2, metavar="RUN RUN", help="Measure instead how much two runs disagree.")
+@click.option("--metric", default="task_success", show_default=True, help="By which metric, with --like.")
 @click.option("--tests", type=click.IntRange(min=1), default=1, show_default=True, help="How many comparisons are corrected for.")
 @as_json
-def power_command(file: Path | None, count: int | None, difference: float | None, discordance: float, tests: int, as_json: bool) -> None:
+def power_command(
+    file: Path | None, count: int | None, difference: float | None, discordance: float, like: tuple[str, str] | None, metric: str, tests: int, as_json: bool
+) -> None:
     "Say which difference FILE can show. Or a number of items."
     from llmops_nb.paired import POWER, detectable, items_needed
     from llmops_nb.stats import LEVEL
 
     if (file is None) == (count is None):
         raise ConfigurationError("Name a golden set, or a number: llmops golden power --items 200")
-    error = (1 - LEVEL) / tests
+    spread, ratio, error = None, False, (1 - LEVEL) / tests
+    if like:
+        discordance, spread, ratio = _disagreement(*like, metric)
     parts = [("", count)] if count is not None else _sizes(load_golden(str(file)))
-    found: list[dict[str, Any]] = [{"part": name, "items": n, "detectable": detectable(n, discordance, error=error)} for name, n in parts]
-    needed = items_needed(difference, discordance, error=error) if difference else None
-    rows = [[f["part"], f["items"], "nothing" if f["detectable"] is None else f"{100 * f['detectable']:.0f} points"] for f in found]
-    whole = found[0]
-    head = f"With {_many(whole['items'], 'item')} you can detect " + (f"a difference of {100 * whole['detectable']:.0f} points" if whole["detectable"] is not None else "nothing") + f" (found with probability {POWER:.0%}, two versions that disagree on {discordance:.0%} of the items" + (f", corrected for {tests} tests)." if tests > 1 else ").")
-    lines = [head, *(["", table(rows, ["part", "items", "detectable"])] if len(rows) > 1 else [])]
-    if difference:
-        lines += ["", f"To find a difference of {100 * difference:g} points it takes {f'about {needed} items' if needed else 'more items than anybody has'}."]
-    show({"parts": found, "needed": needed, "discordance": discordance, "power": POWER, "error": error}, as_json, "\n".join(lines))
+    found = [{"part": name, "items": n, "detectable": detectable(n, discordance, spread, error=error)} for name, n in parts]
+    wanted = math.log1p(difference or 0) if ratio else difference
+    needed = items_needed(wanted, discordance, spread, error=error) if wanted else None
+    assumed = f"two versions that disagree on {discordance:.0%} of the items" if spread is None else f"two versions whose scores differ with a standard deviation of {spread:.2g}"
+    given = [f"found with probability {POWER:.0%}", assumed + (f", as {like[0]} and {like[1]} do" if like else ""), *([f"corrected for {tests} tests"] if tests > 1 else [])]
+    sizes = [_size(f["detectable"], spread, ratio) for f in found]
+    lines = [f"With {_many(parts[0][1], 'item')} you can detect {'' if sizes[0] == 'nothing' else 'a difference of '}{sizes[0]} ({', '.join(given)})."]
+    lines += ["", table([[name, n, size] for (name, n), size in zip(parts, sizes, strict=True)], ["part", "items", "detectable"])] if len(found) > 1 else []
+    lines += ["", f"To find a difference of {_size(wanted, spread, ratio)} it takes {f'about {needed} items' if needed else 'more items than anybody has'}."] if difference else []
+    show({"parts": found, "needed": needed, "discordance": discordance, "spread": spread, "power": POWER, "error": error}, as_json, "\n".join(lines))
+
+# %% ../nbs/82_golden_commands.ipynb #c7be7850
+def _size(difference: Any, spread: float | None, ratio: bool) -> str:
+    "A difference in words: points of a share, the metric's own unit, or percent where ratios are compared."
+    if difference is None:
+        return "nothing"
+    return f"{100 * math.expm1(difference):.3g} %" if ratio else f"{100 * difference:.3g} points" if spread is None else f"{difference:.2g}"
+
+
+def _disagreement(before: str, after: str, metric: str) -> tuple[float, float | None, bool]:
+    "On which share of items two runs disagree; for scores that are not 0 or 1 how far apart they lie, and whether as ratios."
+    from llmops_nb.compare import compare
+    from llmops_nb.runs import find_run
+    from llmops_nb.settings import load_settings
+
+    settings = load_settings(".")
+    verdicts = compare(find_run(before, settings), find_run(after, settings), [metric], by_slice=False).verdicts
+    if not verdicts or not verdicts[0].paired.n:
+        raise ConfigurationError(f"{before} and {after} have no items with {metric} in both.")
+    paired = verdicts[0].paired
+    changes = paired.wins + paired.losses
+    if not changes:
+        raise ConfigurationError(f"{before} and {after} agree on all {paired.n} items: they cannot say how much two versions differ. Leave --like out.")
+    return changes / paired.n, None if paired.binary else paired.spread, verdicts[0].ratio
 
 
 def _sizes(golden: GoldenSet) -> Sequence[tuple[str, int]]:

@@ -17,6 +17,7 @@ from llmops_nb.core import to_json
 from llmops_nb.datasets import load_golden, save_golden, select
 from llmops_nb.evals import RunInfo
 from llmops_nb.store import Objects
+from made_comparison import pair
 from test_golden import changed, git, made
 
 
@@ -154,12 +155,25 @@ def test_power(here: Path) -> None:
     sizes = {p["part"]: p["items"] for p in found["parts"]}
     assert sizes == {"all": 40, "split dev": 20, "split test": 20, "slice places": 40}
     assert 0.1 < found["parts"][0]["detectable"] < 0.3 < found["parts"][1]["detectable"] + 0.1 and 150 < found["needed"] < 250
-    assert re.search(r"With 200 items you can detect a difference of (9|10) points", golden("power", "--items", 200))
+    assert re.search(r"With 200 items you can detect a difference of (9|10)(\.\d+)? points", golden("power", "--items", 200))
     assert as_json("power", "--items", 200, "--tests", 5)["parts"][0]["detectable"] > as_json("power", "--items", 200)["parts"][0]["detectable"]
     assert "detect nothing" in golden("power", "--items", 2)
     for words in ((), (here, "--items", 3)):
         assert "Name a golden set, or a number" in golden("power", *words, code=1)
     golden("power", "--items", 1, code=2)
+
+
+def test_power_measured_from_two_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, after = (place.name for place in pair(tmp_path / "project", 60))
+    monkeypatch.chdir(tmp_path / "project")
+    found = as_json("power", "--items", 60, "--like", before, after)
+    assert 0 < found["discordance"] < 0.5 and found["spread"] is None
+    assert f"as {before} and {after} do" in golden("power", "--items", 60, "--like", before, after)
+    scores = as_json("power", "--items", 60, "--like", before, after, "--metric", "latency")
+    assert scores["spread"] > 0
+    assert re.search(r"a difference of [\d.]+ % \(.*standard deviation", golden("power", "--items", 60, "--like", before, after, "--metric", "latency"))
+    assert "agree on all" in golden("power", "--items", 60, "--like", before, before, code=1)
+    assert "No metric" in golden("power", "--items", 60, "--like", before, after, "--metric", "nope", code=1)
 
 
 def test_stats(here: Path) -> None:
