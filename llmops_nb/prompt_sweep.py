@@ -27,6 +27,7 @@ from .forecast import Forecast, forecast, refuse
 from .metrics import Record
 from .prompts import Prompt
 from .reports import render
+from .run_compare import RunCompare
 from .settings import Settings, load_settings
 from .spaces import Cell, Plan, as_it_is, cells_of, complete, items_of
 from .store import Objects, digest, write_atomic
@@ -184,15 +185,11 @@ class Varied(Edited):
         self._try(limits=Limits(money, calls, seconds))
 
     def _try(self, **changes: Any) -> None:
-        _checked(self, self.plan(**changes))
+        plan = self.plan(**changes)
+        items_of(plan, {}, self.settings)
+        if plan.vary:
+            cells_of(plan, self.settings)
         self.change(**changes)
-
-# %% ../nbs/88_prompt_sweep.ipynb #2ac8e5b6
-def _checked(widget: Planned, plan: Plan) -> None:
-    "Refuse a plan that cannot be run."
-    items_of(plan, {}, widget.settings)
-    if plan.vary:
-        cells_of(plan, widget.settings)
 
 # %% ../nbs/88_prompt_sweep.ipynb #8198b76a
 class Sweeping(Varied):
@@ -307,6 +304,16 @@ LABEL = "candidate"  # What a pinned prompt can be labelled as
 
 class PromptSweep(Looked):
     "Prompts and parameters tried on a golden set, from the first wording to the line in app.yaml."
+
+    def compare(
+        self,
+        cell: str,  # Its id
+        **options: Any,  # Of `RunCompare`: metrics, margins
+    ) -> RunCompare:
+        "A cell beside the application as it is, with every flipped item: for the next cell of the notebook."
+        sweep = find_sweep(str(_place(self)), self.settings)
+        found, baseline = sweep.cell(cell), sweep.info.cells[0]
+        return RunCompare(sweep.runs(baseline.id), sweep.runs(cell), settings=self.settings, labels=(baseline.label, found.label), **options)
 
     @command
     def offer(self, what: str) -> None:
