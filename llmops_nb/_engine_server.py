@@ -9,6 +9,7 @@ It is started by llmops_nb.engine as a file, so it imports nothing of the librar
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import importlib.abc
 import importlib.util
@@ -207,7 +208,15 @@ def installed(
     file = module.__dict__.get("__file__") or module.__dict__.get("origin")
     if file is None and (around := module.__dict__.get("submodule_search_locations")):
         file = os.path.join(next(iter(around)), "")
-    return not isinstance(file, str) or file in ("built-in", "frozen", "namespace") or os.path.realpath(file).startswith(places)
+    if not isinstance(file, str) or file in ("built-in", "frozen", "namespace"):
+        return True
+    return (real_directory(os.path.dirname(file)) + os.sep).startswith(places)
+
+
+@functools.cache
+def real_directory(path: str) -> str:
+    "Where a directory is, links followed."
+    return os.path.realpath(path)
 
 
 def threads() -> list[str]:
@@ -398,7 +407,8 @@ class Preload:
             if name in sys.modules:
                 sys.modules[name].seed()
         sys.meta_path.insert(0, self.echo)
-        app: Any = self.kernelapp.IPKernelApp.instance(parent_handle=request["parent"])
+        handle = {"parent_handle": request["parent"]} if "parent" in request else {}
+        app: Any = self.kernelapp.IPKernelApp.instance(**handle)
         app.initialize(request["argv"])
         if "__mp_main__" in sys.modules:
             sys.modules["__mp_main__"] = sys.modules["__main__"]
@@ -594,7 +604,12 @@ def main() -> None:
     if line := sys.stdin.readline():
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
-        preload.become(json.loads(line) | {"parent": os.getppid()})
+        request = json.loads(line)
+        if sys.platform == "win32":  # The handles that it was started with, which ipykernel has read
+            request["env"] |= {name: value for name, value in preload.given.items() if name in ("JPY_PARENT_PID", "JPY_INTERRUPT_EVENT", "IPY_INTERRUPT_EVENT")}
+        else:
+            request["parent"] = os.getppid()
+        preload.become(request)
 
 if __name__ == "__main__":
     main()

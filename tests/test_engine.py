@@ -310,6 +310,24 @@ def test_a_hanging_cell_is_ended_by_its_time_out(tmp_path: Path) -> None:
     assert text(run(path)) == str(server().process.pid)
 
 
+def test_a_cell_is_interrupted_as_it_is_plainly(tmp_path: Path) -> None:
+    path = notebook(tmp_path / "n.ipynb", "x = 1", "!import time\ntry:\n    time.sleep(30)\nfinally:\n    print('cleaned')", "x + 1")
+    found = []
+    for name in ("nbclient", "llmops"):
+        with pytest.raises(papermill.PapermillExecutionError):
+            run(path, name, execution_timeout=2, interrupt_on_timeout=True)
+        nb = nbformat.read(path.with_suffix(".out.ipynb"), 4)
+        found.append([steady(outputs(cell)) for cell in nb.cells])
+    assert found[0] == found[1] and "KeyboardInterrupt" in found[0][-2] and '"2"' in found[0][-1]
+
+
+def test_a_notebook_may_execute_notebooks(tmp_path: Path) -> None:
+    inner = notebook(tmp_path / "inner.ipynb", "x = 1", "import jinja2\nx * 2")
+    code = f"import papermill\nfrom llmops_nb import engine\nengine.register()\nnb = papermill.execute_notebook({str(inner)!r}, None, {{'x': 4}}, engine_name='llmops', progress_bar=False)\n"
+    nb = run(notebook(tmp_path / "outer.ipynb", "x = 1", code + "nb.cells[-1].outputs[0].data['text/plain'], engine.started_of(nb).way"))
+    assert text(nb) == "('8', 'fork')"
+
+
 def test_a_kernel_ends_as_an_interpreter_does(tmp_path: Path) -> None:
     code = """
         import atexit, threading, time, subprocess, jinja2
