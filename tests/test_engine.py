@@ -352,7 +352,8 @@ def test_a_kernel_ends_as_an_interpreter_does(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("killed", ["client", "server"])
 def test_nothing_is_left_when_one_is_killed(tmp_path: Path, killed: str) -> None:
-    path = notebook(tmp_path / "n.ipynb", "x = 1", "import os, subprocess, time, jinja2\nchild = subprocess.Popen(['cat'], stdin=subprocess.PIPE)\n"
+    command = "['sleep', '300']" if killed == "client" else "['cat']"  # The second ends by itself when its pipe does
+    path = notebook(tmp_path / "n.ipynb", "x = 1", f"import os, subprocess, time, jinja2\nchild = subprocess.Popen({command}, stdin=subprocess.PIPE)\n"
                     "open('pids.tmp', 'w').write(f'{os.getppid()} {os.getpid()} {child.pid}'); os.rename('pids.tmp', 'pids')\ntime.sleep(300)")  # fmt: skip
     program = f"import papermill; from llmops_nb import engine; engine.register(); papermill.execute_notebook({str(path)!r}, None, engine_name='llmops', cwd={str(tmp_path)!r}, progress_bar=False)"
     client = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
