@@ -124,7 +124,7 @@ KINDS: Mapping[str, str] = {
     "broken": "broken",  # Right before, wrong after
     "fixed": "fixed",  # Wrong before, right after
     "changed": "changed",  # Another score
-    "missing": "on one side only",  # No score on one side
+    "missing": "failed or not scored",  # On one side, or on both
     "same wrong": "wrong both times",
     "same right": "right both times",
 }  # In the order in which a reader wants them
@@ -307,7 +307,12 @@ def order(
     "The changes, those that a reader wants to see first."
     kinds = list(KINDS)
     sign = -1 if comparison.verdicts and comparison.verdicts[0].better == "lower" else 1
-    return sorted(comparison.changes, key=lambda c: (kinds.index(c.kind) if c.kind in kinds else len(kinds), sign * ((c.after or 0.0) - (c.before or 0.0))))
+
+    def place(change: Change) -> tuple[bool, int, float]:
+        nothing = change.before is None and change.after is None  # Failed on both sides: nothing to see
+        return nothing, kinds.index(change.kind) if change.kind in kinds else len(kinds), sign * ((change.after or 0.0) - (change.before or 0.0))
+
+    return sorted(comparison.changes, key=place)
 
 
 def items_of(

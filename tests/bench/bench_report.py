@@ -1,4 +1,4 @@
-"""Reports of 1,000, 10,000 and 100,000 items: seconds, megabytes of the file, and the memory of the process that writes it.
+"""Reports of 1,000, 10,000 and 100,000 items, and of a comparison of as many: seconds, megabytes of the file, and the memory of the process that writes it.
 
 The ideal is what no report can do without: reading the journal once (JSON parsed), packing the items that are shown (JSON written,
 compressed). The memory is the peak of a new process minus its peak after the imports.
@@ -39,7 +39,17 @@ def peak():
 
 before = peak()
 start = time.perf_counter()
-render(Path(sys.argv[1]))
+if len(sys.argv) == 2:
+    render(Path(sys.argv[1]))
+else:
+    from llmops_nb.compare import compare
+    from llmops_nb.comparison_reports import render_comparison
+    from llmops_nb.evals import open_run
+    one, other = (open_run(Path(name)) for name in sys.argv[1:])
+    found = compare(one, other)
+    print("compared", time.perf_counter() - start)
+    start = time.perf_counter()
+    render_comparison(found, other.directory / "comparison.html")
 print(time.perf_counter() - start, peak() - before)
 """
 
@@ -70,11 +80,12 @@ def grown(run: Path, items: int) -> Path:
     return run
 
 
-def alone(run: Path) -> tuple[float, float]:
-    "Seconds and bytes of memory of one report in a process of its own."
-    done = subprocess.run([sys.executable, "-c", CODE, str(run)], check=True, capture_output=True, text=True)
-    seconds, memory = map(float, done.stdout.split())
-    return seconds, memory
+def alone(*runs: Path) -> tuple[float, float, float]:
+    "Seconds and bytes of memory of one report in a process of its own, and seconds of comparing two runs before it."
+    done = subprocess.run([sys.executable, "-c", CODE, *map(str, runs)], check=True, capture_output=True, text=True)
+    *before, last = done.stdout.splitlines()
+    seconds, memory = map(float, last.split())
+    return seconds, memory, float(before[0].split()[1]) if before else 0.0
 
 
 def read(run: Path) -> int:
@@ -95,10 +106,13 @@ def main() -> list[tuple[str, float, str]]:
         for items in SIZES:
             grown(run, items)
             parsed = best(lambda: read(run), 1)
-            seconds, memory = alone(run)
+            seconds, memory, _ = alone(run)
             size, journal_size = (run / "report.html").stat().st_size, (run / "records.jsonl").stat().st_size
             note = f"{seconds / items * 1e6:.0f} µs an item, page {size / 1e6:.1f} MB, {memory / 1e6:.0f} MB more memory; the journal alone, parsed: {parsed:.2f} s"
             found.append((f"report of {items:,} items, journal of {journal_size / 1e6:,.0f} MB", seconds, note))
+            seconds, memory, compared = alone(run, run)
+            size = (run / "comparison.html").stat().st_size
+            found.append((f"report of a comparison of 2 × {items:,} items", seconds, f"page {size / 1e6:.1f} MB, {memory / 1e6:.0f} MB more memory with comparing, which took {compared:.2f} s"))
     return found
 
 
