@@ -220,9 +220,9 @@ def _seen(guard: Guard, question: str) -> Sequence[Finding]:
 
 def _shaped(answer: Answer, schema: Mapping[str, Any] | None) -> Answer:
     "An answer with its data, when the prompt asks for a shape; one that has another shape says so."
-    if schema is None or answer.finish != "stop":
+    if schema is None or answer.finish not in ("stop", "length"):
         return answer
-    data, why = read_response(answer.text, schema)
+    data, why = read_response(answer.text, schema) if answer.finish == "stop" else (None, "It was cut off before its end.")
     return replace(answer, data=data, findings=(*answer.findings, Finding("schema", "misfit", why)) if why else answer.findings)
 
 

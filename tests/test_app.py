@@ -161,8 +161,8 @@ def test_a_hosted_error_becomes_the_items_error_and_resuming_asks_again(manual: 
     from llmops_nb.core import ModelError
 
     busy = ModelError("Overloaded.", code="server", retryable=True)
-    app = replace(load_app(manual), model=ScriptedModel(["pass", busy, "del"], name="moody"))
-    golden = GoldenSet("g", (Item("a", "one?", "pass"), Item("b", "two?", "del")))
+    app = replace(load_app(manual), model=ScriptedModel(["pass", busy, "pass"], name="moody"))
+    golden = GoldenSet("g", (Item("a", "one?", "pass"), Item("b", "two?", "pass")))
     first = evaluate(app, golden, [exact_match], tmp_path / "run", settings=load_settings(manual), concurrency=1, progress=False)
     save_info(tmp_path / "run", replace(first.info, totals={**first.info.totals, "seconds": 100.0}))
     assert first.info.totals["errors"] == 1 and first.metric("exact_match").failed == 1

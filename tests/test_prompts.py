@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from llmops_nb import ScriptedModel, load_app
-from llmops_nb.app import in_effect, settable
-from llmops_nb.core import ConfigurationError, from_json, to_json
+from llmops_nb.app import in_effect, load_parts, settable
+from llmops_nb.core import Answer, ConfigurationError, from_json, to_json
 from llmops_nb.prompts import Prompt, load_prompt, parse_prompt, read_response, restore_prompt
 from loopback import Loopback, loopback, project
 from project import ROOT
@@ -318,9 +318,10 @@ def test_a_repeat_is_another_call_of_the_same_version(tmp_path: Path, server: Lo
 
 def test_a_schema_goes_to_the_model_and_its_answer_is_data(tmp_path: Path) -> None:
     prompt = "---\nvariables: {question: str}\nschema: {type: object, properties: {why: {type: string}, ok: {type: boolean}}, required: [ok]}\n---\n{{ question }}"
-    model = ScriptedModel(['{"why": "so", "ok": true}', '{"why": "so"}', "no JSON"])
+    model = ScriptedModel(['{"why": "so", "ok": true}', '{"why": "so"}', "no JSON", Answer('{"why": "', finish="length")])
     app = app_of(tmp_path, "", prompt, model)
-    first, second, third = app("?"), app("?"), app("?")
+    first, second, third, cut = app("?"), app("?"), app("?"), app("?")
+    assert [f.why for f in cut.findings] == ["It was cut off before its end."] and cut.data is None
     assert model.calls[0][1]["schema"]["required"] == ["ok"] and list(model.calls[0][1]["schema"]["properties"]) == ["why", "ok"]
     assert first.data == {"why": "so", "ok": True} and not first.findings
     assert [f.why for f in second.findings] == ["It lacks 'ok'."] and second.data == {"why": "so"}
@@ -375,3 +376,10 @@ def test_everything_settable_can_be_set_and_is_in_effect(tmp_path: Path) -> None
             load_app(tmp_path, answering=model, **{name: wrong})
     with pytest.raises(ConfigurationError, match="Did you mean 'temperature'"):
         load_app(tmp_path, answering=model, temprature=1)
+
+
+@pytest.mark.parametrize("name", ["answer", "cite", "steps", "turns", "examples"])
+def test_every_prompt_of_pydocs_can_be_used(name: str) -> None:
+    prompt = load_prompt(ROOT / "experiments" / "pydocs" / "prompts" / f"{name}.md")
+    load_parts(ROOT / "experiments" / "pydocs", prompt=f"prompts/{name}.md", shots=3 if prompt.slot else 0)
+    assert prompt.description and len(prompt.render(question="?", passages=["x"], **({prompt.slot: []} if prompt.slot else {}))) == 2
