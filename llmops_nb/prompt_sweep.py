@@ -264,8 +264,7 @@ def _conduct(widget: Planned, task: Task, before: Sequence[Path], begin: Callabl
     widget.change(sweep=sweep.id)
     if stopped and sweep.info.status == "stopped":
         raise Stopped(f"{stopped} Go on when you like; nothing is paid for twice.")
-    task.done = task.total
-    task.text = ""
+    task.done, task.text = task.total, ""
 
 # %% ../nbs/88_prompt_sweep.ipynb #23b6bc7e
 class Looked(Sweeping):
