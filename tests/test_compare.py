@@ -43,7 +43,7 @@ def make(
         found = [Score(name, None, error="the scorer failed") if value is not None and math.isnan(value) else Score(name, value) for name, value in given.items()]
         records.append(Record(one, Answer(f"An answer to {one.id}", usage=Usage(latency=1.0)), tuple(found), seconds=1.0))
     random.Random(shuffled).shuffle(records)
-    journal = Journal(place / "records.jsonl")
+    journal = Journal(place / "records.jsonl", sync=False)
     for record in records:
         journal.append(to_json(record))
     journal.close()
