@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llmops_nb.metrics import KINDS, OTHER
@@ -48,49 +48,60 @@ def quality(scores: Mapping[str, float], objective: str) -> Estimate:
 def front(cells: Mapping[str, tuple[str, Sequence[Mapping[str, Seen]]]], objective: str) -> tuple[Point, ...]:
     "All cells with what is known of them; `cells` has label and repeats by id."
     scores = {cell: by_item(repeats) for cell, (_, repeats) in cells.items()}
+    points = {cell: _point(cell, label, repeats, scores[cell], objective) for cell, (label, repeats) in cells.items()}
     lower = KINDS.get(objective, OTHER).better == "lower"
-    measured = {cell: _measured(repeats, scores[cell], objective, lower) for cell, (_, repeats) in cells.items()}
     found = []
-    for cell, (label, repeats) in cells.items():
-        answers = [seen for items in repeats for seen in items.values() if not seen.failed]
-        costs = [seen.cost for seen in answers if seen.cost is not None]
-        cost = mean(costs) if len(costs) == len(answers) else Estimate(None, None, None, 0, "price not known")
-        latency = percentile([seen.latency for seen in answers], 0.5)
-        standing, by = _standing(cell, measured, scores, lower)
-        found.append(Point(cell, label, quality(scores[cell], objective), cost, latency, standing, by))
+    for point in points.values():
+        standing, by = _standing(point, list(points.values()), scores, lower)
+        found.append(replace(point, standing=standing, by=by))
     return tuple(found)
 
 
-def _measured(repeats: Sequence[Mapping[str, Seen]], scores: Mapping[str, float], objective: str, lower: bool) -> tuple[float, ...] | None:
-    "Quality, cost and latency as numbers of which more is better; None without data."
+def _point(cell: str, label: str, repeats: Sequence[Mapping[str, Seen]], scores: Mapping[str, float], objective: str) -> Point:
+    "Quality, cost and latency of one cell."
     answers = [seen for items in repeats for seen in items.values() if not seen.failed]
-    if not scores or not answers:
-        return None
-    value = math.fsum(scores.values()) / len(scores)
-    known = all(seen.cost is not None for seen in answers)
-    cost = math.fsum(seen.cost or 0.0 for seen in answers) / len(answers) if known else math.inf
-    latencies = sorted(seen.latency for seen in answers)
-    return (-value if lower else value, -cost, -latencies[(len(latencies) - 1) // 2])
+    costs = [seen.cost for seen in answers if seen.cost is not None]
+    cost = mean(costs) if len(costs) == len(answers) else Estimate(None, None, None, 0, "price not known")
+    return Point(cell, label, quality(scores, objective), cost, percentile([seen.latency for seen in answers], 0.5), "unknown")
 
 
-def _standing(cell: str, measured: Mapping[str, tuple[float, ...] | None], scores: Mapping[str, Mapping[str, float]], lower: bool) -> tuple[str, str]:
-    "How a cell stands, and by whom it is beaten."
-    mine = measured[cell]
-    if mine is None:
+NEAR = 0.01  # Costs that differ by less are the same: prompts of one length in other words
+
+
+def _standing(mine: Point, points: Sequence[Point], scores: Mapping[str, Mapping[str, float]], lower: bool) -> tuple[str, str]:
+    "How a cell stands, and by whom it is beaten: latencies whose intervals overlap are the same, and so are costs within 1 %."
+    if mine.quality.value is None:
         return "unknown", ""
-    better = [other for other, theirs in measured.items() if theirs is not None and theirs != mine and all(t >= m for t, m in zip(theirs, mine, strict=True))]
-    if not better:
-        return "front", ""
-    better.sort(key=lambda other: measured[other] or (), reverse=True)
-    for other in better[:5]:
-        common = sorted(scores[cell].keys() & scores[other].keys())
-        if len(common) < 2:
-            continue
-        before, after = ([side[item] for item in common] for side in (scores[cell], scores[other]))
-        found = paired(after, before) if lower else paired(before, after)
-        if found.low is not None and found.low > 0:
-            return "dominated", other
-    return "perhaps dominated", better[0]
+    sign = -1 if lower else 1
+    rivals = [p for p in points if p.cell != mine.cell and p.quality.value is not None and sign * (p.quality.value - mine.quality.value) >= 0]
+    rivals = [p for p in rivals if not _less(mine.cost, p.cost, NEAR) and not _less(mine.latency, p.latency)]
+    rivals.sort(key=lambda p: sign * (p.quality.value or 0.0), reverse=True)
+    perhaps = ""
+    for other in rivals:
+        if _shown(scores[mine.cell], scores[other.cell], lower):
+            return "dominated", other.cell
+        if other.quality.value != mine.quality.value or _less(other.cost, mine.cost, NEAR) or _less(other.latency, mine.latency):
+            perhaps = perhaps or other.cell
+    return ("perhaps dominated", perhaps) if perhaps else ("front", "")
+
+
+def _less(one: Estimate, other: Estimate, near: float | None = None) -> bool:
+    "Whether one is clearly less than another: by its interval, or by more than a share of it."
+    if one.value is None or other.value is None:
+        return False
+    if near is not None:
+        return one.value < other.value * (1 - near)
+    return (one.value if one.high is None else one.high) < (other.value if other.low is None else other.low)
+
+
+def _shown(before: Mapping[str, float], after: Mapping[str, float], lower: bool) -> bool:
+    "Whether the items that both have show that after is better."
+    common = sorted(before.keys() & after.keys())
+    if len(common) < 2:
+        return False
+    one, other = ([side[item] for item in common] for side in (before, after))
+    found = paired(other, one) if lower else paired(one, other)
+    return found.low is not None and found.low > 0
 
 
 def rows(sweep: Any) -> list[dict[str, Any]]:
