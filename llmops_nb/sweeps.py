@@ -312,7 +312,8 @@ def _look(sweep: _Conductor, bar: Any) -> None:
 def _race(sweep: _Conductor) -> None:
     "Drop cells that are shown to be worse than another one."
     scores = {c.label: sweep.tail(c.id, 0).raced for c in sweep.info.cells if c.status in ("running", "finished") and sweep.tail(c.id, 0).items}
-    dropped = to_drop(scores, sweep.info.plan.racing, order=sweep.order) if len(scores) > 1 else {}
+    planned = max(len(sweep.info.cells), sweep.info.plan.trials + 1 if sweep.info.plan.sampler == "optuna" else 0)
+    dropped = to_drop(scores, sweep.info.plan.racing, arms=planned, order=sweep.order) if len(scores) > 1 else {}
     for cell in sweep.info.cells:
         if cell.label in dropped and cell.status == "running" and not cell.baseline:
             why = dropped[cell.label]
