@@ -612,6 +612,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'llmops_nb.forecast._of_kind': ('forecast.html#_of_kind', 'llmops_nb/forecast.py'),
                                     'llmops_nb.forecast._passages': ('forecast.html#_passages', 'llmops_nb/forecast.py'),
                                     'llmops_nb.forecast._pilot': ('forecast.html#_pilot', 'llmops_nb/forecast.py'),
+                                    'llmops_nb.forecast._remembers': ('forecast.html#_remembers', 'llmops_nb/forecast.py'),
                                     'llmops_nb.forecast._shown': ('forecast.html#_shown', 'llmops_nb/forecast.py'),
                                     'llmops_nb.forecast._sum': ('forecast.html#_sum', 'llmops_nb/forecast.py'),
                                     'llmops_nb.forecast._summed': ('forecast.html#_summed', 'llmops_nb/forecast.py'),

@@ -216,14 +216,13 @@ def forecast(
     paid = _to_pay(calls, kinds, settings)
     refuse(_summed(calls, paid, kinds, cells, plan, settings), plan.budget)
     answers = _pilot(paid, kinds, pilot, notes)
-    if answers:
-        paid = _to_pay(calls, kinds, settings)
+    paid = [call for call in paid if call.key not in answers or not _remembers(call.app, settings)]
     found = _summed(calls, paid, kinds, cells, plan, settings)
     method = "a pilot" if answers else "earlier answers" if any(kind.seen for kind in kinds.values()) else "list prices"
     if answers and not settings.cache:
         notes.append("The cache is off, so the runs will pay for the pilot's questions again.")
     notes += _ignorance(found, kinds, paid, plan)
-    return replace(found, pilot=len(answers), pilot_cost=total(usage.spent for usage in answers), method=method, notes=tuple(notes))
+    return replace(found, pilot=len(answers), pilot_cost=total(usage.spent for usage in answers.values()), method=method, notes=tuple(notes))
 
 
 def _kind(app: App, settings: Settings, plan: Plan) -> _Kind:
@@ -238,16 +237,13 @@ def _kind(app: App, settings: Settings, plan: Plan) -> _Kind:
 # %% ../nbs/63_forecast.ipynb #ab1f2c97
 def _to_pay(calls: Sequence[_Call], kinds: Mapping[str, _Kind], settings: Settings) -> list[_Call]:
     "The calls that will reach a model; notes what remembered ones took."
-    cache = answer_cache(settings) if settings.cache else None
     keys, paid = set[str](), []
-    for kind in kinds.values():
-        kind.seen.clear()
     for call in calls:
-        if cache is None or call.app.model.name == "echo":
+        if not _remembers(call.app, settings):
             paid.append(call)
         elif call.key not in keys:
             keys.add(call.key)
-            answer = cache.get(call.key)
+            answer = answer_cache(settings).get(call.key)
             if answer is None:
                 paid.append(call)
             else:
@@ -255,9 +251,14 @@ def _to_pay(calls: Sequence[_Call], kinds: Mapping[str, _Kind], settings: Settin
     return paid
 
 
-def _pilot(paid: Sequence[_Call], kinds: Mapping[str, _Kind], items: int, notes: list[str]) -> list[Usage]:
-    "Ask a few items of each kind that too little is known about; their answers are remembered."
-    found = []
+def _remembers(app: App, settings: Settings) -> bool:
+    "Whether the answers of an application are kept."
+    return settings.cache and app.model.name != "echo"
+
+
+def _pilot(paid: Sequence[_Call], kinds: Mapping[str, _Kind], items: int, notes: list[str]) -> dict[str, Usage]:
+    "Ask a few items of each kind that too little is known about: what each took, by the call's key."
+    found = {}
     for name, kind in kinds.items():
         for call in [call for call in paid if call.kind == name][: max(0, items - len(kind.seen))]:
             try:
@@ -268,7 +269,7 @@ def _pilot(paid: Sequence[_Call], kinds: Mapping[str, _Kind], items: int, notes:
                 notes.append(f"The pilot's call for item {call.item.id} in cell {call.cell} failed: {error}")
                 break
             kind.seen.append((call.size, usage))
-            found.append(usage)
+            found[call.key] = usage
     return found
 
 # %% ../nbs/63_forecast.ipynb #0ef1e236

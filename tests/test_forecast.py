@@ -38,6 +38,16 @@ def test_what_is_remembered_or_asked_twice_is_not_to_pay(tmp_path: Path) -> None
         assert forecast(plan, settings).total.to_pay == 0
 
 
+def test_without_a_cache_every_call_is_paid_and_the_pilot_still_teaches(tmp_path: Path) -> None:
+    with loopback(tmp_path / "log") as server:
+        here = sweeping(tmp_path, server.url, 20, cache="no")
+        settings = load_settings(tmp_path)
+        plan = complete(Plan(app=str(here), vary={"prompt": ["plain.md"], "longest_question": [2000, 3000]}), settings)
+        found = forecast(plan, settings, pilot=3)
+        assert (found.total.to_pay, found.pilot) == (3 * 20, 2 * 3) and found.total.cost.low is not None
+        assert any("pay for the pilot's questions again" in note for note in found.notes)
+
+
 def test_an_interval_holds_as_often_as_it_says() -> None:
     "95 % of sums of further calls lie inside, for tokens that vary as those of real models do."
     chance, inside, rounds, n = random.Random(1), 0, 400, 200
