@@ -262,7 +262,7 @@ def side_of(
         "Finish": answer.get("finish"), "At": moment(record.get("at")), "Trace": answer.get("trace_id"),
     }  # fmt: skip
     why = f"{error.get('kind') or 'Error'}: {error.get('message') or error.get('code') or 'no reason was recorded'}" if error or not answer else ""
-    return {"error": why, "abstained": bool(answer.get("abstained")), "took": {k: str(v) for k, v in told.items() if answer and v and v != "—"}}
+    return {"error": why, "abstained": bool(answer.get("abstained")), "took": [[k, str(v)] for k, v in told.items() if answer and v and v != "—"]}
 
 # %% ../nbs/72_comparison_reports.ipynb #6aaad4be
 def both(

@@ -107,7 +107,7 @@
       row.evidence.length ? section("Evidence", h("ul", { class: "plain" }, row.evidence.map((each) => h("li", {}, h("q", {}, say(each.quote)), h("small", {}, " " + say(each.document)))))) : null,
       passages(row),
       prompts(row),
-      section("What it took", two((side) => [sideName(side, data.links[side] && h("a", { href: `${data.links[side]}#${new URLSearchParams({ item: row.id })}` }, "in the report of its run")), pairs(Object.entries(row.sides[side].took))])),
+      section("What it took", two((side) => [sideName(side, data.links[side] && h("a", { href: `${data.links[side]}#${new URLSearchParams({ item: row.id })}` }, "in the report of its run")), pairs(row.sides[side].took)])),
     ];
   }
 
