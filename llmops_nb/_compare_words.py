@@ -58,11 +58,14 @@ def interval(verdict: Verdict) -> str:
 
 def chance(verdict: Verdict) -> str:
     """The p-value, with what it was corrected for."""
-    p = verdict.adjusted
-    if p is None:
+    if verdict.adjusted is None:
         return "not tested"
-    shown = "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
-    return shown + (f" after correction for {verdict.tests} tests" if verdict.tests > 1 else "")
+    return shown(verdict.adjusted) + (f" after correction for {verdict.tests} tests" if verdict.tests > 1 else "")
+
+
+def shown(p: float) -> str:
+    """A p-value with as many digits as it deserves."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
 
 
 def _told(verdict: Verdict, name: str, labels: tuple[str, str]) -> str:
@@ -77,7 +80,8 @@ def _told(verdict: Verdict, name: str, labels: tuple[str, str]) -> str:
     elif found.binary and verdict.unit == "share":
         net = found.wins - found.losses
         many = f"{abs(net)} {'more' if net > 0 else 'fewer'} of {found.n}"
-        first = f"{labels[1]} answers {many} questions than {labels[0]} {seen}" if verdict.metric == "task_success" else f"{labels[1]} is at 1 on {many} items by {name}, compared with {labels[0]} {seen}"
+        verb, what = ("answers", "questions") if verdict.metric == "task_success" else (f"passes {name} on", "items")
+        first = f"{labels[1]} {verb} {many} {what} than {labels[0]} {seen}"
     elif verdict.unit == "share":
         first = f"{labels[1]} has {'a higher' if value > 0 else 'a lower'} {name} than {labels[0]} {seen[:-1]} on {found.n} items)"
     else:
@@ -107,7 +111,10 @@ def _undecided(verdict: Verdict, name: str, labels: tuple[str, str]) -> str:
     if not found.wins + found.losses:
         first = f"{labels[1]} and {labels[0]} are the same on {name} on {'the only item' if found.n == 1 else f'all {found.n} items'}"
     else:
-        first = f"{labels[1]} and {labels[0]} cannot be told apart on {name} ({amount(verdict, found.difference or 0.0, sign=True)}, {interval(verdict)}; {chance(verdict)})"
+        seen = chance(verdict)
+        if verdict.worst is not None and found.p is not None:  # what failed has made the deciding p larger; say what the others show
+            seen = f"{shown(found.p)} on the items with both{' before correction' if verdict.tests > 1 else ''}"
+        first = f"{labels[1]} and {labels[0]} cannot be told apart on {name} ({amount(verdict, found.difference or 0.0, sign=True)}, {interval(verdict)}; {seen})"
     advice = []
     if (least := _least(verdict)) is not None and found.wins + found.losses:
         advice.append(f"{found.n} items show a difference of {amount(verdict, least, sign=True).lstrip('+')} or more")

@@ -253,7 +253,7 @@ def _column(pair: _Pair, name: str, part: str = "", seed: int = 0) -> _Column:
     gaps = (np.log(other) - np.log(one)) if ratio else other - one
     return _Column(name, part, found, failed, onesided, cases[0], cases[1], ratio, design_effect(gaps, clusters) if len(one) else 1.0, medians)
 
-# %% ../nbs/57_compare.ipynb #af2b7e7a
+# %% ../nbs/57_compare.ipynb #01c3fcb4
 MATTERS = 0.05  # Difference a team usually wants to see: five points of a share, 0.05 of a score, five per cent of a cost
 
 
@@ -293,9 +293,9 @@ def _more(column: _Column, limit: float | None, tests: int) -> int | None:
     found = column.found
     wanted = middle(found.difference, limit, math.log1p(MATTERS) if column.ratio else MATTERS)
     changes = (found.wins + found.losses) / found.n if found.n else None
-    if changes is None or (not found.binary and not found.spread):
-        return None
-    needed = items_needed(wanted, max(changes, 1 / found.n), None if found.binary else found.spread, error=(1 - LEVEL) / tests)
+    if not changes or (not found.binary and not found.spread):
+        return None  # nothing changed: more of the same would show nothing
+    needed = items_needed(wanted, changes, None if found.binary else found.spread, error=(1 - LEVEL) / tests)
     return None if needed is None else max(0, math.ceil(needed * column.design) - found.n) or None  # None also when there are enough already
 
 # %% ../nbs/57_compare.ipynb #6eb852df
