@@ -62,7 +62,7 @@ def read_record(
         file.seek(at)
         return from_json(file.readline().rstrip(b"\n"), Record)
 
-# %% ../nbs/57_compare.ipynb #8901905b
+# %% ../nbs/57_compare.ipynb #fdecf818
 ASPECTS = ("golden", "scorers", "selection", "items", "app")  # What two runs must share, and repeats of one arm their app
 
 
@@ -88,7 +88,7 @@ def _parity(a: Run, b: Run, first: Table, second: Table) -> list[str]:
             found.append(f"{aspect}: {words} of {a.id} is version {short(one) or 'unknown'}, of {b.id} {short(other) or 'unknown'}.")
     if a.info.selection != b.info.selection:
         found.append(f"selection: {a.id} asked {a.info.selection or 'all'!r}, {b.id} {b.info.selection or 'all'!r}.")
-    missing = [(run.id, [name for name in here.rows if name not in there.rows]) for run, here, there in ((a, first, second), (b, second, first))]
+    missing = [(run.id, sorted(here.rows.keys() - there.rows.keys())) for run, here, there in ((a, first, second), (b, second, first))]
     parts = [f"{len(names)} only in {run_id}, e.g. {names[0]!r}" for run_id, names in missing if names]
     if parts:
         found.append(f"items: {', '.join(parts)}; {len(first.rows.keys() & second.rows.keys())} are in both.")
