@@ -29,6 +29,8 @@ from typing import Any
 
 PROGRAM = str(Path(__file__).with_name("_engine_server.py"))
 CHANGING = {"JPY_PARENT_PID", "JPY_SESSION_NAME", "PWD", "OLDPWD", "SHLVL", "_", "COLUMNS", "LINES", "PYTEST_CURRENT_TEST"}  # Variables that may differ between two runs of one server
+OURS = {"TOKENIZERS_PARALLELISM": "false", "LITELLM_LOCAL_MODEL_COST_MAP": "True", "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1"}  # What this library sets before it imports
+BATCH = 3  # Runs after which a notebook is worth a second warm process
 MANY = 30  # Modules a run must have imported itself for a new warm process to be worth its start
 SERVERS = 3  # Warm processes a client keeps; the one that was used longest ago ends
 
@@ -55,6 +57,7 @@ class Forked:
     pid: int = 0  # Of the kernel; also of its process group
     bound: bool = False  # Whether it listens
     imported: list[str] = field(default_factory=list)  # Installed modules that it had to import itself
+    changed: dict[str, str] = field(default_factory=dict)  # Variables that it set
     returncode: int | None = None  # How it ended
     stdin = stdout = stderr = None
     _text: bytes = field(default=b"", repr=False)
@@ -127,6 +130,8 @@ class Warm:
             said = self._begin(patience)
             if "again" in said and len(self.left) < 16:
                 self.left[said["again"]] = said["why"]
+                if any(step[:2] == ("learned", said["again"]) for step in self.wanted.steps):  # Nobody asked for it: its package is left out, and all that was learned when this goes on
+                    self.left["*" if len(self.left) > 5 else said["again"].partition(".")[0]] = said["why"]
                 self.close()
                 continue
             if "loaded" not in said:
@@ -271,6 +276,7 @@ def _open(number: int) -> bool:
 _warm: dict[Wanted, Warm] = {}
 _spares: dict[Wanted, list[Spare]] = {}
 _learned: dict[tuple[Any, str], tuple[tuple[Any, ...], ...]] = {}  # Steps and directory of a notebook → what its first run imported besides
+_counted: dict[tuple[Any, str], int] = {}  # How many runs imported many modules themselves
 _guard = threading.Lock()
 
 
@@ -313,6 +319,7 @@ def close_all() -> None:
         _warm.clear()
         _spares.clear()
         _learned.clear()
+        _counted.clear()
 
 
 def _forget() -> None:
@@ -361,7 +368,7 @@ def wanted_by(
         raise Unable(f"its kernel is started by {Path(command[0]).name} in a way of its own, not by ipykernel")
     at = command.index("ipykernel_launcher")
     python = tuple(command[: at - 1])
-    kept = tuple(sorted((name, value) for name, value in env.items() if name not in CHANGING))
+    kept = tuple(sorted((name, value) for name, value in env.items() if name not in CHANGING and not name.startswith("LLMOPS_")))  # This library reads its own when it is called
     learned = _learned.get((choice.steps, cwd), ()) if choice.learn and choice.way == "fork" else ()
     return Wanted(python, (*choice.steps, *learned), kept, cwd), command[at + 1 :]
 
@@ -399,8 +406,14 @@ def settle(
         said = choice.process.said()
         choice.loaded, choice.left = tuple(said.get("loaded", ())), dict(said.get("left", {}))
         choice.process.close()
-    elif choice.process and choice.learn and len(choice.process.imported) >= MANY:
-        _learned.setdefault((choice.steps, choice.cwd), tuple(("import", name, ()) for name in choice.process.imported))
+    elif choice.process and choice.learn and len(choice.process.imported) >= MANY and choice.process.changed.items() <= OURS.items():
+        key = (choice.steps, choice.cwd)
+        _counted[key] = _counted.get(key, 0) + 1
+        if _counted[key] < BATCH:
+            choice.process = None
+            return
+        variables = tuple(("environment", *pair) for pair in OURS.items()) if choice.process.changed else ()
+        _learned.setdefault(key, (*variables, *(("learned", name, ()) for name in choice.process.imported)))
     choice.process = None
 
 

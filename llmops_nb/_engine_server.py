@@ -28,6 +28,7 @@ from types import ModuleType
 from typing import Any
 
 PLAN = "LLMOPS_SPARE"  # Variable with the file that tells a spare what to import
+FIGURES = "matplotlib_inline.backend_inline"  # Configures itself by the shell that it finds
 HARMLESS = {"jemalloc_bg_thd"}  # Threads of C libraries that stop and start them around a fork by themselves
 STARTED = ("runpy", "psutil", "ipykernel.subshell_manager", "zmq.asyncio", "tornado.platform.asyncio", "sqlite3", "faulthandler", "IPython.core.completerlib",
            "IPython.core.debugger", "IPython.core.oinspect", "IPython.extensions.storemagic")  # What a kernel imports while it starts  # fmt: skip
@@ -286,19 +287,28 @@ class Preload:
 
     def step(self, kind: str, *what: Any) -> str:
         "One step of the plan; the name of a module that makes it impossible to go on, or nothing."
-        if kind != "import":
+        if kind not in ("import", "learned"):
             variable, value = what
             os.environ[variable] = self.given[variable] = os.environ.get(variable, value) if kind == "default" else value
             return ""
         name, attributes = what
+        if kind == "learned" and name in sys.modules:
+            return ""
         top = name.partition(".")[0]
+        if top == FIGURES.partition(".")[0]:
+            self.left[name] = "it sets figures up for the shell of a kernel"
+            return ""
         spec = importlib.util.find_spec(top) if top not in sys.modules else sys.modules[top]
         if spec is None:
             return ""  # The run may find it beside the notebook, or say that it is missing
         if not installed(spec, self.places):
             self.left[name] = "it is no installed package and may change between two runs"
             return ""
-        return self.bring(name, attributes)
+        spoilt = self.bring(name, attributes)
+        if kind == "learned" and name in self.said:
+            self.left[name] = "it says something when it is imported, and it is not known whether the run would let it"
+            return str(name)
+        return spoilt
 
     def spec(self, name: str) -> Any:
         "Where an imported module came from."
@@ -319,6 +329,9 @@ class Preload:
             if isinstance(error, ModuleNotFoundError) and set(sys.modules) == seen:
                 return ""
             self.left[name] = f"its import raised {type(error).__name__}: {error}"
+            return name
+        if FIGURES in sys.modules:
+            self.left[name] = "it sets figures up for the shell of a kernel"
             return name
         foreign = [other for other in set(sys.modules) - seen - {"__mp_main__"} if not installed(sys.modules[other], self.places)]
         if foreign:
@@ -375,10 +388,12 @@ class Preload:
         if plan["fork"] and not lonely(PATIENCE):
             return {"unable": f"Python itself runs threads here ({', '.join(threads())})"}
         for kind, *what in plan["steps"]:
-            if kind == "import" and what[0] in self.left:
+            if kind in ("import", "learned") and what[0] in self.left or kind == "learned" and {what[0].partition(".")[0], "*"} & set(self.left):
                 continue
             if spoilt := self.step(kind, *what):
                 return {"again": spoilt, "why": self.left[spoilt], "left": self.left}
+            if kind == "learned" and not suspect and not lonely(1.0):
+                return {"again": what[0], "why": "its import starts threads"}
             if kind == "import" and plan["fork"] and not suspect and not lonely(0.0):
                 suspect = what[0]
         if suspect and not lonely(PATIENCE):
@@ -425,14 +440,14 @@ class Preload:
         environment = dict(os.environ)
         app.start()
         if tell:
-            tell({"imported": self.imported(ours, environment)})
+            tell(self.imported(ours, environment))
         self.finish(ours)
 
-    def imported(self, ours: set[str], environment: dict[str, str]) -> list[str]:
-        "Installed modules that the run imported by itself, so that the next one need not; none when it changed the environment, for they might have read it."
-        if any(environment.get(name) != value and self.given.get(name) != value for name, value in os.environ.items()):
-            return []
-        return [name for name, module in sys.modules.items() if name not in ours and isinstance(module, ModuleType) and "__file__" in module.__dict__ and installed(module, self.places)]
+    def imported(self, ours: set[str], environment: dict[str, str]) -> dict[str, Any]:
+        "Installed modules that the run imported by itself, so that the next one need not, and what it set in the environment: they might have read it."
+        changed = {name: value for name, value in os.environ.items() if environment.get(name) != value and self.given.get(name) != value}
+        names = [name for name, module in sys.modules.items() if name not in ours and isinstance(module, ModuleType) and "__file__" in module.__dict__]
+        return {"imported": [name for name in names if installed(sys.modules[name], self.places)], "changed": changed}
 
     def finish(self, ours: set[str]) -> None:
         "End as an interpreter does (threads joined, exit functions called, the run's own objects deleted), without freeing what was imported ahead."

@@ -522,16 +522,26 @@ def test_imports_are_read_and_nothing_is_run(cells: list[str], steps: list[Any])
     assert list(found.left) == ([] if ("a",) in steps or not cells[-1].endswith("import a") else ["a"])
 
 
-def test_what_modules_of_ones_own_import_is_imported_ahead_from_the_second_run_on(tmp_path: Path) -> None:
+def test_figures_are_set_up_by_the_kernel_that_shows_them(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("import matplotlib.pyplot as plt")
+    path = notebook(tmp_path / "n.ipynb", "from matplotlib_inline.backend_inline import set_matplotlib_formats\nset_matplotlib_formats('svg')", "import mine\nmine.plt.plot([1, 2]); mine.plt.show()")
+    for _ in range(4):  # The last is forked with pyplot imported
+        nb = run(path)
+        assert "image/svg+xml" in nb.cells[-1].outputs[0]["data"]
+    started = engine.started_of(nb)
+    assert started and "matplotlib" in started.loaded and "matplotlib_inline.backend_inline" in started.left
+
+
+def test_what_modules_of_ones_own_import_is_imported_ahead_from_the_fourth_run_on(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("import pandas\nVALUE = pandas.__name__")
     path = notebook(tmp_path / "n.ipynb", "import mine, sys\nmine.VALUE")
     ahead = []
-    for _ in range(3):
+    for _ in range(5):
         started = engine.started_of(run(path))
         assert started and started.way == "fork"
         ahead.append("pandas" in started.loaded)
         assert "mine" not in started.loaded
-    assert ahead == [False, True, True] and len(_engine_kernel._warm) == 2
+    assert ahead == [False, False, False, True, True] and len(_engine_kernel._warm) == 2
     (tmp_path / "mine.py").write_text("import os\nos.environ['SET'] = '1'\nimport pandas\nVALUE = 1")
     engine.close_servers()
-    assert not any("pandas" in str(engine.started_of(run(path))) for _ in range(2)), "a module may read what was set before its import"
+    assert not any("pandas" in str(engine.started_of(run(path))) for _ in range(4)), "a module may read what was set before its import"
