@@ -14,9 +14,10 @@ PATIENCE = 900.0  # Seconds after which a silent client on another machine is be
 
 
 def began(process: int) -> str:
-    "When a process began, in the words of the system; empty where it does not say, or there is no such process."
+    "When a process began, in the words of the system; empty where it does not say, or the process has ended, its parent told or not."
     try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+        facts = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        return "" if facts[0] in "ZX" else facts[19]
     except (OSError, IndexError):
         return ""
 

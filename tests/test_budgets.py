@@ -39,9 +39,9 @@ try:
     while True:
         most = chance.uniform(0.001, 0.01)
         ticket = budget.reserve(most)
-        cost = most * chance.random()
+        cost = most * chance.choice([0.5, 1, 1, 1])
         os.write(bill, f"{cost!r}\\n".encode())
-        time.sleep(chance.uniform(0, 0.003))
+        time.sleep(chance.uniform(0.002, 0.006))
         budget.settle(ticket, cost)
 except BudgetError:
     sys.exit(7)
