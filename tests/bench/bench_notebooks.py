@@ -75,7 +75,7 @@ def main() -> None:
     print(f"{f'engine llmops ({started.way}), {RUNS} runs, start counted':<60} {clock:7.1f} s  {cpu:.0f} CPU s; start and first run {warm[0][0]:.1f} s, one run after it {one:.2f} s")
     print(f"{'':<60} {plain_clock / clock:7.1f} ×  by the clock, {plain_cpu / cpu:.1f} × by CPU (goal ≥ {GOAL} ×)")
     cells_only = statistics.median(ideal)
-    print(f"{'limit: the cells alone, everything imported':<60} {cells_only:7.3f} s  a run; one warm run is {one / cells_only:.1f} × it")
+    print(f"{'limit: the cells, as papermill times them (with messages)':<60} {cells_only:7.3f} s  a run; one warm run is {one / cells_only:.1f} × it")
 
 
 if __name__ == "__main__":
