@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest
 MODELS := qwen2.5-coder-0.5b bge-small-en-v1.5 ms-marco-minilm-l-12
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench docs pages lock clean anew
+.PHONY: help setup demo sweep test bench docs pages lock clean anew
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,10 @@ demo: ## Set up, then evaluate the example app with a local model; ends with the
 	ended=$$(date +%s) && \
 	printf '\nSet-up %d s, models %d s, run %d s.\nReport: %s\n' $$((ready - start)) $$((pulled - ready)) $$((ended - pulled)) \
 	    "$$(ls -t reports/pydocs/*/report.html | head -n 1)"
+
+sweep: setup ## Set up, then sweep prompts, examples and two local models over the example app; ends with the report's path
+	@for model in $(MODELS) smollm2-135m; do $(BIN)/llmops models pull $$model || exit; done
+	$(BIN)/llmops sweep experiments/pydocs/sweep.yaml --yes
 
 test: setup ## Set up, then everything that must hold: style, types, lessons, experiments, tests
 	$(BIN)/ruff check

@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = ["Ground", "Material", "Models", "Retrieval", "App", "Judgement", "Runs", "Decisions", "Doors"]
-TEXTS = ["CONTRIBUTING.md", "CHANGELOG.md"]  # In the site beside the pages
+TEXTS = ["docs/method.md", "CONTRIBUTING.md", "CHANGELOG.md"]  # In the site beside the pages
 DIRECTIVES = re.compile(r"^(#\s*\|.*\n?)+")
 LINK = re.compile(r"\]\((?:\.\./)?([\w./-]+)\.(?:ipynb|md)(#[^)]*)?\)")  # To another page or text
 
@@ -67,12 +67,13 @@ def stage(directory: Path) -> list[dict]:
             notebook["cells"] = [cell for cell in notebook["cells"] if not only_imports(cell)]
         for cell in notebook["cells"]:
             if cell["cell_type"] == "markdown":
-                cell["source"] = LINK.sub(r"](\1.html\2)", cell["source"])
+                cell["source"] = LINK.sub(r"](\1.html\2)", cell["source"]).replace("](../docs/", "](docs/")
         (directory / path.name).write_text(json.dumps(notebook), "utf-8")
         number, _, name = path.stem.partition("_")
         if number.isdigit():
             title = f"{number} {name}"
             floors.setdefault(FLOORS[int(number) // 10], []).append({title: path.name})
+    shutil.copytree(ROOT / "docs" / "pictures", directory / "docs" / "pictures")
     for name in TEXTS:
         (directory / name).write_text((ROOT / name).read_text("utf-8").replace("](nbs/", "]("), "utf-8")
     shutil.copy(ROOT / "docs" / "site.css", directory)
