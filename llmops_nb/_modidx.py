@@ -884,6 +884,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'llmops_nb.metrics._check': ('metrics.html#_check', 'llmops_nb/metrics.py'),
                                    'llmops_nb.metrics._metrics': ('metrics.html#_metrics', 'llmops_nb/metrics.py'),
                                    'llmops_nb.metrics.check': ('metrics.html#check', 'llmops_nb/metrics.py'),
+                                   'llmops_nb.metrics.source': ('metrics.html#source', 'llmops_nb/metrics.py'),
                                    'llmops_nb.metrics.summarise': ('metrics.html#summarise', 'llmops_nb/metrics.py')},
             'llmops_nb.models': { 'llmops_nb.models.EchoModel': ('models.html#echomodel', 'llmops_nb/models.py'),
                                   'llmops_nb.models.EchoModel.__call__': ('models.html#echomodel.__call__', 'llmops_nb/models.py'),

@@ -12,7 +12,7 @@ from .core import Answer, Item, Score
 from .stats import Estimate, mean, more_needed, percentile, share
 
 # %% auto #0
-__all__ = ['KINDS', 'OTHER', 'Failure', 'Record', 'Kind', 'Metric', 'summarise', 'Check', 'check']
+__all__ = ['KINDS', 'OTHER', 'Failure', 'Record', 'Kind', 'Metric', 'source', 'summarise', 'Check', 'check']
 
 # %% ../nbs/54_metrics.ipynb #d48adc14
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Kind:
 
     unit: str  # "share", "score", "s", "tokens" or "USD"
     better: str  # "higher" or "lower"
-    summary: Callable[[Sequence[float]], Estimate] = mean  # What makes one number of many
+    summary: Callable[..., Estimate] = mean  # What makes one number of many values and the sources of their items
 
 
 KINDS: Mapping[str, Kind] = {
@@ -79,6 +79,13 @@ class Metric:
     def __str__(self) -> str:
         return str(Estimate(self.value, self.low, self.high, self.n, self.method))
 
+# %% ../nbs/54_metrics.ipynb #7a11c0de
+def source(
+    item: Item,  # Of a golden set
+) -> str:
+    "What an item shares with others: the document that its evidence stands in, or nothing but itself."
+    return item.evidence[0].document if item.evidence else f"item {item.id}"
+
 # %% ../nbs/54_metrics.ipynb #71992014
 def summarise(
     records: Sequence[Record],  # The last record of every item
@@ -97,14 +104,15 @@ def summarise(
 def _metrics(name: str, part: str, records: Sequence[Record]) -> list[Metric]:
     "One scorer over some records: its mean or share, or two percentiles of a latency."
     scores = [next((s for s in record.scores if s.name == name), None) for record in records]
-    values = [s.value for s in scores if s is not None and s.value is not None]
+    known = [(s.value, source(r.item)) for r, s in zip(records, scores, strict=True) if s is not None and s.value is not None]
+    values = [value for value, _ in known]
     failed = sum(s is None or bool(s.error) for s in scores)
     skipped = len(records) - len(values) - failed
     kind = KINDS.get(name, OTHER)
     if kind.unit == "s":
         pairs = [(f"{name}_p50", percentile(values, 0.5)), (f"{name}_p95", percentile(values, 0.95))]
     else:
-        pairs = [(name, kind.summary(values))]
+        pairs = [(name, kind.summary(values, clusters=[place for _, place in known]))]
     return [Metric(label, part, e.value, e.low, e.high, e.n, failed, skipped, kind.unit, kind.better, e.method) for label, e in pairs]
 
 # %% ../nbs/54_metrics.ipynb #60df3db6
@@ -157,6 +165,7 @@ def _bounds(metric: Metric) -> tuple[float | None, float | None]:
         return metric.low, metric.high
     if metric.unit == "share":
         ones = round(metric.value * metric.n)
-        return share([1.0] * ones + [0.0] * (metric.n + metric.failed - ones)).low, share([1.0] * (ones + metric.failed) + [0.0] * (metric.n - ones)).high
+        worst, best = share([1.0] * ones + [0.0] * (metric.n + metric.failed - ones)), share([1.0] * (ones + metric.failed) + [0.0] * (metric.n - ones))
+        return min(metric.low, worst.low or 0.0), max(metric.high, 1.0 if best.high is None else best.high)
     weight = metric.n / (metric.n + metric.failed)
     return metric.low * weight, metric.high * weight + 1 - weight
