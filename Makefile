@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest
 MODELS := qwen2.5-coder-0.5b bge-small-en-v1.5 ms-marco-minilm-l-12
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo sweep test bench docs pages lock clean anew
+.PHONY: help setup demo sweep test bench simulate docs pages lock clean anew
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ test: setup ## Set up, then everything that must hold: style, types, lessons, ex
 
 bench: setup ## Benchmarks: a table of times and of ratios to an ideal measured in the same run
 	@for bench in tests/bench/bench_*.py; do $(BIN)/python $$bench || exit; done
+
+simulate: setup ## Simulations behind the statistics: coverage, false alarms, power, races; takes minutes
+	$(BIN)/python tests/bench/simulate_statistics.py
 
 docs: setup ## Build the pages as a site in site/, offline, and check its links
 	$(BIN)/python docs/build.py site site
