@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .app import App, load_app
-    from .compare import Comparison, Verdict, compare, compare_arms
+    from .comparisons import Comparison, Verdict, compare, compare_arms
     from .core import Answer, Item, LLMOpsError, Message, Model, ModelError, Passage, Score, Usage
     from .datasets import GoldenSet, load_golden, save_golden, select
     from .eval_scorer import EvalScorer
     from .evals import Run, evaluate, open_run
     from .evidence import check_evidence
-    from .forecast import forecast
+    from .forecasts import forecast
     from .models import EchoModel, ScriptedModel
     from .prompt_sweep import PromptSweep
     from .prompts import Prompt, load_prompt
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 # Where each public name stands. Importing the package imports none of it: a name is looked up when it is first used.
 _HOMES = {
     "app": ("App", "load_app"),
-    "compare": ("Comparison", "Verdict", "compare", "compare_arms"),
+    "comparisons": ("Comparison", "Verdict", "compare", "compare_arms"),
     "core": ("Answer", "Item", "LLMOpsError", "Message", "Model", "ModelError", "Passage", "Score", "Usage"),
     "datasets": ("GoldenSet", "load_golden", "save_golden", "select"),
     "eval_scorer": ("EvalScorer",),
     "evals": ("Run", "evaluate", "open_run"),
     "evidence": ("check_evidence",),
-    "forecast": ("forecast",),
+    "forecasts": ("forecast",),
     "models": ("EchoModel", "ScriptedModel"),
     "prompt_sweep": ("PromptSweep",),
     "prompts": ("Prompt", "load_prompt"),

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from .app import Definition, settable
-from .compare import Verdict
+from .comparisons import Verdict
 from .core import ConfigurationError, Item
 from .differences import Piece, marked, side, word_diff
 from .edits import Edit, free_name, read_draft
 from .figures import quantity
 from .following import Progress, Seen
-from .forecast import Expected, Forecast
+from .forecasts import Expected, Forecast
 from .metrics import KINDS, OTHER, Record
 from .prompts import Prompt
 from .stats import Estimate

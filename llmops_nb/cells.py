@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from .compare import Verdict
+from .comparisons import Verdict
 from .comparison_reports import Row, reaches, row_of
 from .core import LLMOpsError
 from .figures import is_number, quantity, ticks

@@ -59,7 +59,7 @@ def margins_of(
 @click.pass_context
 def compare_runs(context: click.Context, before: str, after: str, metrics: tuple[str, ...], pairs: tuple[str, ...], allow: tuple[str, ...], path: Path | None, no_html: bool, as_json: bool) -> None:
     "Compare run AFTER with run BEFORE, item by item. Repeats of one side are joined with commas. Exit code: 0 better, equivalent or not worse than a margin, 1 worse, 3 not enough evidence."
-    from llmops_nb.compare import compare
+    from llmops_nb.comparisons import compare
     from llmops_nb.comparison_reports import render_comparison
     from llmops_nb.runs import find_run
     from llmops_nb.settings import load_settings

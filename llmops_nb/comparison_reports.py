@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from .compare import Change, Comparison, Verdict, read_outcomes
+from .comparisons import Change, Comparison, Verdict, read_outcomes
 from .core import DataError, LLMOpsError, from_json
 from .differences import changed_share, word_diff
 from .figures import FEW, Gap, gap, is_number, moment, part, parts, quantity, signed, ticks

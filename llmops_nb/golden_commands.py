@@ -316,7 +316,7 @@ def _size(difference: Any, spread: float | None, ratio: bool) -> str:
 
 def _disagreement(before: str, after: str, metric: str) -> tuple[float, float | None, bool]:
     "On which share of items two runs disagree; for scores that are not 0 or 1 how far apart they lie, and whether as ratios."
-    from llmops_nb.compare import compare
+    from llmops_nb.comparisons import compare
     from llmops_nb.runs import find_run
     from llmops_nb.settings import load_settings
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .app import read_definition
-from .compare import Change, Comparison, compare, read_record
+from .comparisons import Change, Comparison, compare, read_record
 from .core import ConfigurationError, LLMOpsError, unknown
 from .duplicates import similarity
 from .evals import Run

@@ -17,13 +17,13 @@ from typing import Any, ClassVar
 from . import _prompt_sweep_shown as shown
 from .app import read_definition, settable
 from .budgets import Budget, Limits, spending
-from .compare import Verdict, read_outcomes, read_record
+from .comparisons import Verdict, read_outcomes, read_record
 from .core import BudgetError, ConfigurationError, DataError, LLMOpsError, RunError, unknown
 from .datasets import GoldenSet, load_golden
 from .edits import Edit, edit_app, edit_plan, edit_prompt
 from .evals import STOP, Run
 from .following import Follower, Progress
-from .forecast import Forecast, forecast, refuse
+from .forecasts import Forecast, forecast, refuse
 from .metrics import Record
 from .prompts import Prompt
 from .reports import render

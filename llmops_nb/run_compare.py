@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from .compare import Change, Comparison, Verdict, compare, read_record
+from .comparisons import Change, Comparison, Verdict, compare, read_record
 from .core import Answer, ConfigurationError, DataError, unknown
 from .differences import Piece, changed_share, marked, side, word_diff
 from .evals import Run

@@ -143,7 +143,7 @@ def agreed(
     forecast: Any,  # Of the sweep
 ) -> bool:
     "Whether a person says yes to a forecast; raises `ConfigurationError` where nobody can be asked."
-    from llmops_nb.forecast import summary
+    from llmops_nb.forecasts import summary
 
     click.echo(summary(forecast), err=True)
     if not sys.stdin.isatty():
@@ -159,7 +159,7 @@ def agreed(
 def forecast_plan(plan: Path, pilot: int | None, quiet: bool, as_json: bool) -> None:
     "Say what a PLAN will take; its pilot asks a few items for real, and --pilot 0 asks none."
     from llmops_nb.budgets import Limits
-    from llmops_nb.forecast import forecast, summary
+    from llmops_nb.forecasts import forecast, summary
     from llmops_nb.spaces import cells_of, complete, load_plan
 
     settings = load_settings(".")

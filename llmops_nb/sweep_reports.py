@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from .cells import HEIGHT, STATES, UNREADABLE, CellRow, cell_rows, plot, value_text, varied
-from .compare import Verdict, read_outcomes
+from .comparisons import Verdict, read_outcomes
 from .comparison_reports import render_comparison
 from .figures import is_number, moment, quantity, signed
 from .metrics import KINDS, OTHER

@@ -23,10 +23,10 @@ from ._sweeps_front import Point, card, front, rows
 from ._sweeps_journals import Tail, items_seen, sums
 from .app import load_app
 from .budgets import Budget, Limits, spending
-from .compare import Comparison, Verdict, compare_arms
+from .comparisons import Comparison, Verdict, compare_arms
 from .core import LLMOpsError, RunError, from_json, to_json, unknown
 from .evals import STOP, Run, RunInfo, evaluate, git_state, in_asking_order, new_run_id, now, only_writer, open_run, postfix, save_info
-from .forecast import Forecast, forecast, refuse
+from .forecasts import Forecast, forecast, refuse
 from .local import local_model, sharing
 from .prices import total
 from .rubrics import load_rubric

@@ -11,7 +11,7 @@ import made_run
 
 from llmops_nb.budgets import Limits
 from llmops_nb.core import to_json
-from llmops_nb.forecast import Expected, Forecast
+from llmops_nb.forecasts import Expected, Forecast
 from llmops_nb.spaces import Cell, Plan
 from llmops_nb.stats import Estimate
 from llmops_nb.store import Objects

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from llmops_nb.compare import ASPECTS, Comparison, compare, compare_arms, parity, read_outcomes, read_record
+from llmops_nb.comparisons import ASPECTS, Comparison, compare, compare_arms, parity, read_outcomes, read_record
 from llmops_nb.core import Answer, ConfigurationError, DataError, Evidence, Item, Score, Usage, from_json, to_json
 from llmops_nb.evals import Run, RunInfo, read_records, save_info
 from llmops_nb.metrics import Failure, Record

@@ -19,7 +19,7 @@ from browsing import PAYLOADS, Elements, Opener, html_text, poison, until
 from click.testing import CliRunner
 
 from llmops_nb.commands import main
-from llmops_nb.compare import Arm, Change, Comparison, compare
+from llmops_nb.comparisons import Arm, Change, Comparison, compare
 from llmops_nb.comparison_reports import comparison_page, differing, items_of, links, order, pieces, render_comparison, texts_apart
 from llmops_nb.evals import open_run
 from llmops_nb.pages import script_of, style_of

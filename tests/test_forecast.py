@@ -10,7 +10,7 @@ import pytest
 
 from llmops_nb.budgets import Budget, Limits, spending
 from llmops_nb.core import BudgetError, ConfigurationError, Usage
-from llmops_nb.forecast import _Kind, _of_kind, forecast, refuse, summary
+from llmops_nb.forecasts import _Kind, _of_kind, forecast, refuse, summary
 from llmops_nb.prices import fixed_price
 from llmops_nb.settings import load_settings
 from llmops_nb.spaces import Plan, cells_of, complete

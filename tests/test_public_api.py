@@ -114,3 +114,8 @@ def test_top_level_names_resolve() -> None:
         assert getattr(llmops_nb, name).__doc__, name
     with pytest.raises(AttributeError, match="no_such_name"):
         llmops_nb.no_such_name  # noqa: B018
+
+
+def test_no_public_name_is_hidden_behind_a_module() -> None:
+    "Importing llmops_nb.x anywhere binds the name x in the package: a function of that name would be gone."
+    assert not set(llmops_nb.__all__) & {path.stem for path in PACKAGE.glob("*.py")}

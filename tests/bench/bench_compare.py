@@ -45,7 +45,7 @@ CHILD = """
 import resource, sys, time
 from pathlib import Path
 import numpy, pandas, scipy.stats
-from llmops_nb.compare import compare
+from llmops_nb.comparisons import compare
 from llmops_nb.evals import open_run
 from llmops_nb.store import read_journal
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -42,7 +42,7 @@ start = time.perf_counter()
 if len(sys.argv) == 2:
     render(Path(sys.argv[1]))
 else:
-    from llmops_nb.compare import compare
+    from llmops_nb.comparisons import compare
     from llmops_nb.comparison_reports import render_comparison
     from llmops_nb.evals import open_run
     one, other = (open_run(Path(name)) for name in sys.argv[1:])

@@ -12,7 +12,7 @@ from llmops_nb.paired import detectable
 from llmops_nb.store import short
 
 if TYPE_CHECKING:
-    from llmops_nb.compare import Comparison, Verdict
+    from llmops_nb.comparisons import Comparison, Verdict
 
 
 def middle(difference: float | None, limit: float | None, usual: float) -> float:
