@@ -88,7 +88,8 @@ def told(
 def _estimate(estimate: Any, before: str = "", after: str = "") -> str:
     "An estimate in few characters."
     value = estimate.value if estimate.value is not None else estimate.high
-    return "not known" if value is None else f"{'at most ' if estimate.value is None else ''}{before}{value:.3g}{after}"
+    number = "" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    return "not known" if value is None else f"{'at most ' if estimate.value is None else ''}{before}{number}{after}"
 
 
 def finished(

@@ -87,7 +87,8 @@ class Sweep:
     @cached_property
     def verdicts(self) -> Mapping[str, Verdict]:
         "What the objective says about every cell against the app as it is, by id of the cell."
-        return {cell: found.verdict(self.info.plan.objective) for cell, found in comparisons(self).items()}
+        found = {id: comparison.verdict(self.info.plan.objective) for id, comparison in comparisons(self).items()}
+        return {id: _as_raced(self, id, verdict) if self.cell(id).status == "dropped" else verdict for id, verdict in found.items()}
 
     def pareto(self) -> tuple[Point, ...]:
         "Quality, cost and latency of every cell with answers, and whether another one beats it in all three."
@@ -481,9 +482,16 @@ def conclusion(
 
     better = sorted((id for id, verdict in found.items() if verdict.outcome == "better"), key=gain, reverse=True)
     if better:
-        others = f" {len(better) - 1} further cells are better than the app as it is too; which of these is best was not tested." if len(better) > 1 else ""
-        return better[0], f"{sweep.cell(better[0]).label} wins: {found[better[0]].sentence}{others}"
+        others = f" {', '.join(better[1:])} {'are' if len(better) > 2 else 'is'} better than the app as it is too; which of these is best was not tested." if len(better) > 1 else ""
+        return better[0], f"{better[0]} wins: {found[better[0]].sentence}{others}"
     open_ones = sorted((id for id, verdict in found.items() if verdict.outcome == "not enough evidence" and gain(id) > 0), key=gain, reverse=True)
     if not open_ones:
         return "", "No winner: no cell did better than the app as it is."
-    return "", f"No winner: not enough evidence. The most promising is {sweep.cell(open_ones[0]).label}: {found[open_ones[0]].sentence}"
+    return "", f"No winner: not enough evidence. The most promising is {open_ones[0]}: {found[open_ones[0]].sentence}"
+
+
+def _as_raced(sweep: Sweep, id: str, verdict: Verdict) -> Verdict:
+    "What the race said of a cell that it dropped: a test of a fixed number of items does not hold for one that was ended by its results."
+    note, baseline = sweep.cell(id).note, next(c.label for c in sweep.info.cells if c.baseline)
+    outcome = "worse" if f" is worse than {baseline}:" in note else "not enough evidence"
+    return replace(verdict, outcome=outcome, sentence=f"Dropped by the race: {note}", adjusted=None, more=None)

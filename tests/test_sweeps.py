@@ -96,6 +96,8 @@ def test_the_winner_is_named_and_weak_cells_are_dropped_early(tmp_path: Path) ->
     states = {cell.label: cell.status for cell in found.info.cells}
     weak = found.cell(next(c.id for c in found.info.cells if c.values.get("prompt") == "wrong.md" and not c.baseline))
     assert weak.status == "dropped" and "is worse than prompt=plain" in weak.note, states
+    raced = found.verdicts[weak.id]
+    assert raced.sentence.startswith("Dropped by the race:") and raced.adjusted is None  # its fixed-size test would be too sure
     assert found.info.cells[0].baseline and found.info.cells[0].status == "finished", "all others need the baseline"
     saved = found.info.totals["saved"]
     assert saved > 100 and found.info.totals["items"] == 4 * 300 - saved
