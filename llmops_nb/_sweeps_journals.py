@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,8 @@ class Tail:
         self._at += len(whole)
         lines = whole.splitlines()
         for line in lines:
-            self._take(msgspec.json.decode(line, type=_Line))
+            with contextlib.suppress(msgspec.MsgspecError):  # the report counts and names a line that is no record
+                self._take(msgspec.json.decode(line, type=_Line))
         return len(lines)
 
     def _take(self, line: _Line) -> None:

@@ -5,15 +5,12 @@
 # %% ../nbs/76_following.ipynb #482a6348
 from __future__ import annotations
 
-import contextlib
-import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import msgspec
-
+from . import _sweeps_journals as journals
 from .prices import total
 from .stats import Estimate, mean, share
 from .sweeps import Sweep, SweepInfo, open_sweep
@@ -21,55 +18,8 @@ from .sweeps import Sweep, SweepInfo, open_sweep
 # %% auto #0
 __all__ = ['MARKS', 'SOON', 'Seen', 'Progress', 'Follower']
 
-# %% ../nbs/76_following.ipynb #ae17fe40
-class _Usage(msgspec.Struct):
-    cost: float | None = 0.0
-    cached: bool = False
-
-
-class _Answer(msgspec.Struct):
-    usage: _Usage = msgspec.field(default_factory=_Usage)
-
-
-class _Score(msgspec.Struct):
-    name: str
-    value: float | None = None
-
-
-class _Item(msgspec.Struct):
-    id: str
-
-
-class _Line(msgspec.Struct):
-    "The little of a record that following needs."
-
-    item: _Item
-    answer: _Answer | None = None
-    scores: list[_Score] = []
-
-
-class _Tail:
-    "The end of a growing file of lines."
-
-    def __init__(self, path: Path):
-        self._path, self._at = path, 0
-
-    def new(self) -> Iterator[_Line]:
-        "The records that were not there at the last look."
-        with contextlib.suppress(FileNotFoundError), self._path.open("rb") as file:
-            file.seek(self._at)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break
-                self._at += len(line)
-                with contextlib.suppress(msgspec.MsgspecError):
-                    yield msgspec.json.decode(line, type=_Line)
-
 # %% ../nbs/76_following.ipynb #6a7bc1b6
 MARKS = {"right": "at least half of the objective", "wrong": "less than half of it", "mixed": "repeats disagree", "error": "no answer", "unscored": "the objective does not apply"}
-
-
-_NO_ANSWER = math.nan  # Stands for the value of an item without an answer
 
 
 @dataclass(frozen=True)
@@ -125,19 +75,18 @@ class Follower:
         self,
         directory: Path,  # Of a sweep
     ):
-        self.directory, self._tails = directory, dict[str, _Tail]()
-        self._lines: dict[str, dict[str, _Line]] = {}
+        self.directory, self._tails = directory, dict[str, journals.Tail]()
         self._first: tuple[float, int] | None = None
 
     def look(self) -> Progress:
         "How far the sweep is now; raises `RunError` when there is none."
         sweep = open_sweep(self.directory)
-        for cell in sweep.info.cells:
-            for name in cell.runs:
-                tail = self._tails.setdefault(name, _Tail(self.directory.parent / name / "records.jsonl"))
-                self._lines.setdefault(name, {}).update((line.item.id, line) for line in tail.new())
+        for name in (name for cell in sweep.info.cells for name in cell.runs):
+            if name not in self._tails:
+                self._tails[name] = journals.Tail(self.directory.parent / name / "records.jsonl", sweep.info.plan.objective)
+            self._tails[name].look()
         size = self._size(sweep)
-        cells = tuple(_seen(sweep.info, n, [self._lines[name] for name in cell.runs], size) for n, cell in enumerate(sweep.info.cells))
+        cells = tuple(_seen(sweep.info, n, [self._tails[name] for name in cell.runs], size) for n, cell in enumerate(sweep.info.cells))
         done, planned = sum(cell.done for cell in cells), sum(cell.planned for cell in cells)
         now = time.monotonic()
         self._first = self._first or (now, done)
@@ -150,25 +99,22 @@ class Follower:
         return next((run.info.items for cell in sweep.info.cells for run in sweep.runs(cell.id) if run.info.items), 0)
 
 # %% ../nbs/76_following.ipynb #ab388668
-def _seen(info: SweepInfo, place: int, runs: list[dict[str, _Line]], size: int) -> Seen:
+def _seen(info: SweepInfo, place: int, runs: list[journals.Tail], size: int) -> Seen:
     "One cell from the records of its runs."
-    cell, plan = info.cells[place], info.plan
-    values: dict[str, list[float | None]] = {}
-    for run in runs:
-        for item, line in run.items():
-            found = next((s.value for s in line.scores if s.name == plan.objective), None)
-            values.setdefault(item, []).append(found if line.answer else _NO_ANSWER)
-    lines = [line for run in runs for line in run.values()]
-    done = sum(line.answer is not None for line in lines)
-    usages = [line.answer.usage for line in lines if line.answer]
-    means = [sum(known) / len(known) for several in values.values() if (known := [v for v in several if v is not None and not math.isnan(v)])]
+    cell = info.cells[place]
+    answers: dict[str, list[journals.Seen]] = {}
+    for item, seen in (pair for run in runs for pair in run.items.items()):
+        answers.setdefault(item, []).append(seen)
+    done = sum(map(len, answers.values()))
+    means = [sum(known) / len(known) for several in answers.values() if (known := [seen.score for seen in several if seen.score is not None])]
     score = (share if all(v in (0.0, 1.0) for v in means) else mean)(means) if means else None
     over = cell.status in ("finished", "dropped", "failed", "stopped")
-    spent = total(0.0 if usage.cached else usage.cost for usage in usages)
-    return Seen(cell.id, len(lines), len(lines) if over else max(len(lines), size * plan.repeats), {i: _mark(v) for i, v in values.items()}, score, spent, sum(u.cached for u in usages), len(lines) - done)
+    planned = done if over else max(done, size * info.plan.repeats)
+    cached, errors = (sum(run.count(what) for run in runs) for what in ("cached", "failed"))
+    return Seen(cell.id, done, planned, {item: _mark(several) for item, several in answers.items()}, score, total(run.spent for run in runs), cached, errors)
 
 
-def _mark(values: list[float | None]) -> str:
+def _mark(answers: list[journals.Seen]) -> str:
     "What the repeats of a cell made of one item."
-    kinds = {"unscored" if v is None else "error" if math.isnan(v) else "right" if v >= 0.5 else "wrong" for v in values}
+    kinds = {"error" if seen.failed else "unscored" if seen.score is None else "right" if seen.score >= 0.5 else "wrong" for seen in answers}
     return kinds.pop() if len(kinds) == 1 else "mixed"
