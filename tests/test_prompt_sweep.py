@@ -276,6 +276,17 @@ def test_a_prompt_is_improved_in_jupyterlab(tmp_path: Path) -> None:
             widget.get_by_role("button", name="Run", exact=True).click()
             expect(widget.locator(".ps-squares")).to_have_count(2)
             expect(widget.locator(".ps-cell").first).to_contain_text(re.compile("running|[1-9]+ / 16"))
+            editor, tally = widget.locator("textarea.ps-text"), widget.locator(".ps-cell").first
+            before, count = editor.input_value(), tally.inner_text()
+            editor.press_sequentially("and while it runs", delay=50)
+            expect(tally).not_to_have_text(count)  # At least one drawing later
+            for _ in range(2):
+                page.keyboard.press("Control+z")
+            expect(editor).to_have_value(before)
+            widget.get_by_label("Vary another parameter").evaluate("(list) => { list.focus(); window.list = list; }")
+            count = tally.inner_text()
+            expect(tally).not_to_have_text(count)
+            assert page.evaluate("document.activeElement === list && list.isConnected")
             shot(page, "prompt_sweep_running")
             widget.get_by_role("button", name="Stop").click()
             expect(widget.locator(".chip").get_by_text("stopped", exact=True).first).to_be_visible()

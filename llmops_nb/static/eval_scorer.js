@@ -1,7 +1,7 @@
 // EvalScorer: one answer, or two side by side, and a row of choices for each criterion.
 
 // What a text is: words of anybody, shown as they are; a long one scrolls inside its own box.
-const prose = (text, label, key) => h("div", { class: "words scroll", tabindex: "0", "data-scroll": `${label} ${key}`, "data-keep": `${label} ${key}`, role: "group", "aria-label": label }, text || h("span", { class: "soft" }, "(empty)"));
+const prose = (text, label, key) => h("div", { class: "words scroll", tabindex: "0", "data-keep": `${label} ${key}`, role: "group", "aria-label": label }, text || h("span", { class: "soft" }, "(empty)"));
 
 function scored(body, tools) {
   const { send } = tools;
@@ -14,7 +14,8 @@ function scored(body, tools) {
   const skip = () => send("skip", { turn: turn.turn });
   const back = () => send("go", { to: turn.place - 1 });
   const on = () => send("go", { to: turn.place + 1 });
-  const write = (box) => () => { clearTimeout(tools.own.typing); if (box.value.trim() !== turn.note) send("note", { turn: turn.turn, text: box.value }); };
+  const write = ({ target }) => { clearTimeout(tools.own.typing); if (target.value.trim() !== turn.note) send("note", { turn: turn.turn, text: target.value }); };
+  const later = (event) => { clearTimeout(tools.own.typing); tools.own.typing = setTimeout(() => write(event), 700); };
 
   tools.keys(Object.fromEntries(active.choices.map((choice) => [choice.key, () => score(active, choice)])));
   tools.keys({ s: skip, n: note, ArrowLeft: back, ArrowRight: on });
@@ -29,15 +30,13 @@ function scored(body, tools) {
       h("p", {}, h("b", {}, criterion.name), " ", h("span", { class: "soft" }, criterion.question)), h("div", { class: "row" }, choices));
   });
 
-  const box = h("textarea", { rows: "1", "data-keep": `note ${turn.turn}`, "aria-label": "Note about this answer", placeholder: "Note (n to write, Esc to go back to the keys)", maxlength: "5000", value: turn.note, dir: "auto" });
-  box.addEventListener("input", () => { clearTimeout(tools.own.typing); tools.own.typing = setTimeout(write(box), 700); });
-  box.addEventListener("blur", write(box));
+  const box = h("textarea", { rows: "1", "data-keep": `note ${turn.turn}`, "aria-label": "Note about this answer", placeholder: "Note (n to write, Esc to go back to the keys)", maxlength: "5000", value: turn.note, dir: "auto", input: later, blur: write });
 
   return [
-    h("div", { class: "es-question" }, h("p", { class: "soft" }, `Question ${turn.count}`, turn.skipped ? " · skipped" : ""), h("h3", { class: "words" }, turn.question)),
+    h("div", { class: "es-question" }, h("p", { class: "soft" }, `Question ${turn.count}`, turn.skipped ? " · skipped" : ""), h("h3", { class: "words", "data-keep": `question ${turn.turn}` }, turn.question)),
     h("div", { class: "es-answers", "data-pair": body.pairs ? "yes" : null }, turn.answers.map((answer) => h("article", {}, h("h4", { class: "soft" }, answer.title), prose(answer.text, answer.title, turn.turn),
       answer.passages.length ? h("details", { "data-keep": `passages ${answer.title}` }, h("summary", {}, `${answer.passages.length} passages it was given`), prose(answer.passages.join("\n\n"), `Passages of ${answer.title}`, turn.turn)) : null))),
-    turn.expected ? h("details", { "data-keep": "expected" }, h("summary", {}, "A good answer, from the golden set"), h("div", { class: "words es-expected" }, turn.expected)) : null,
+    turn.expected ? h("details", { "data-keep": "expected" }, h("summary", {}, "A good answer, from the golden set"), h("div", { class: "words es-expected", "data-keep": `expected ${turn.turn}` }, turn.expected)) : null,
     h("div", { class: "es-criteria" }, criteria),
     box,
     h("div", { class: "row es-foot" },
@@ -84,8 +83,7 @@ function draw(view, tools) {
   const body = view.body || {};
   if (!body.progress) return [h("p", { class: "soft" }, "There is nothing to show.")];
   const share = body.progress.total ? body.progress.done / body.progress.total : 0;
-  const bar = h("div", { class: "llmops-bar", role: "progressbar", "aria-label": "Answers done", "aria-valuemin": "0", "aria-valuemax": String(body.progress.total), "aria-valuenow": String(body.progress.done), "aria-valuetext": body.progress.text }, h("span", {}));
-  bar.firstChild.style.width = `${100 * share}%`;
+  const bar = h("div", { class: "llmops-bar", role: "progressbar", "aria-label": "Answers done", "aria-valuemin": "0", "aria-valuemax": String(body.progress.total), "aria-valuenow": String(body.progress.done), "aria-valuetext": body.progress.text }, h("span", { style: `width: ${100 * share}%` }));
   const head = h("div", { class: "row es-head" }, h("b", {}, body.rater), h("span", { class: "chip" }, body.blind && body.turn ? "names hidden" : "names shown"), bar, h("span", { class: "soft number" }, body.progress.text),
     body.blind && body.turn ? button("Show names", () => tools.send("reveal"), { class: "es-quiet", "data-keep": "reveal", title: "Shows names, results and other people's labels; labels after that are marked as not blind" }) : null);
   const main = body.turn ? scored(body, tools) : finished(body, tools);

@@ -1,10 +1,9 @@
 // PromptSweep: the wording and the values to try on top, what it will cost, then the grid that fills in, answers side by side, the winner.
 function draw(view, tools) {
-  const { button, send, say, keys, root, signal } = tools;
+  const { button, send, say, keys, at: keep, own: timers, signal } = tools;
   const body = view.body || {};
   if (!body.prompt) return [];
   const { prompt, sweep, answers, forecast } = body;
-  const typed = {}; // What the fields of a form hold now
   const chip = (text, tone, more = {}) => h("span", { ...more, class: "chip " + (tone || "") }, text);
   const column = (text, attributes = {}) => h("th", { scope: "col", ...attributes }, text);
   const tones = { better: "good", worse: "bad", "not enough evidence": "unsure", finished: "good", failed: "bad", dropped: "unsure", stopped: "unsure", interrupted: "unsure", right: "good", wrong: "bad" };
@@ -13,24 +12,14 @@ function draw(view, tools) {
     return kind === "same" ? text : [blank, h(kind === "removed" ? "del" : "ins", {}, text.slice(blank.length))];
   });
   const field = (label, input, more = "") => h("label", { class: "ps-field " + more }, h("span", { class: "soft" }, label), input);
-  const keep = (name) => root.querySelector(`[data-keep="${name}"]`);
-  const timers = (root.llmopsTimers = root.llmopsTimers || {});
   const later = (name, work, wait) => { clearTimeout(timers[name]); timers[name] = setTimeout(() => { delete timers[name]; if (!signal.aborted) work(); }, wait); };
-
-  // While somebody writes, the text stays the element it is: its history of undo goes with it.
-  function writing() {
-    const old = keep("text:" + prompt.file);
-    const area = old && old === root.getRootNode().activeElement ? old : h("textarea", { rows: "13", spellcheck: "false", class: "ps-text", "aria-label": `Text of ${prompt.file}`, value: prompt.text, "data-keep": "text:" + prompt.file, "data-scroll": "text",
-      input: (event) => { const text = event.target.value; later("edit", () => send("edit", { file: prompt.file, text }), 450); } });
-    area.setAttribute("aria-invalid", String(!prompt.ok));
-    return area;
-  }
 
   // The editor. Typing is sent half a second after the last key; Python says whether it is a prompt.
   const editor = h("section", { class: "ps-editor", "aria-label": "Prompt" },
     h("div", { class: "row" }, h("h4", {}, "Prompt"), h("label", { class: "grow" }, h("span", { class: "llmops-unseen" }, "Prompt file"), h("select", { "data-keep": "file", change: (event) => send("show_prompt", { file: event.target.value }) }, prompt.files.map((name) => h("option", { value: name, selected: name === prompt.file }, name)))),
       prompt.changed ? chip("draft", "unsure", { title: "Kept in the widget's state; the file is as it was" }) : null),
-    writing(),
+    h("textarea", { rows: "13", spellcheck: "false", class: "ps-text", "aria-label": `Text of ${prompt.file}`, "aria-invalid": String(!prompt.ok), value: prompt.text, "data-keep": "text:" + prompt.file,
+      input: (event) => { const text = event.target.value; later("edit", () => send("edit", { file: prompt.file, text }), 450); } }),
     h("p", { class: "ps-says " + (prompt.ok ? "ok" : "not"), role: "status" }, h("span", { "aria-hidden": "true" }, prompt.ok ? "✓ " : "✗ "), prompt.says),
     prompt.changed ? h("details", { "data-keep": "changes" }, h("summary", {}, "What you changed"), h("div", { class: "words ps-code" }, pieces(prompt.changes))) : null,
     prompt.changed ? h("div", { class: "row" }, field("New file", h("input", { value: prompt.free, "data-keep": "free", spellcheck: "false", size: "16" }), "inline"),
@@ -39,13 +28,14 @@ function draw(view, tools) {
 
   // What varies.
   const add = (name) => { const input = keep("value:" + name); if (input && input.value.trim()) { const text = input.value; input.value = ""; send("add", { name, text }); } };
+  const pick = (event, work) => { const chosen = event.target.value; event.target.value = ""; if (chosen) work(chosen); }; // A list that is a menu: it goes back to its first line
   const varied = h("section", { class: "ps-vary", "aria-label": "What varies" }, h("h4", {}, "What varies"),
     body.vary.map((row) => h("div", { class: "ps-axis", role: "group", "aria-label": row.name }, h("code", {}, row.name),
       h("div", { class: "ps-values" }, row.values.map((value, place) => h("span", { class: "ps-value" }, h("bdi", {}, value), h("button", { type: "button", "aria-label": `Do not try ${row.name} ${value}`, title: "Do not try this", "data-keep": `drop:${row.name}:${place}`, click: () => send("drop", { name: row.name, place }) }, "×"))),
         row.name === "prompt"
-          ? h("select", { "aria-label": "Add a prompt", "data-keep": "add:prompt", change: (event) => event.target.value && send("add", { name: "prompt", text: event.target.value }) }, h("option", { value: "" }, "+ prompt"), prompt.files.filter((name) => !row.values.includes(name)).map((name) => h("option", { value: name }, name)))
+          ? h("select", { "aria-label": "Add a prompt", "data-keep": "add:prompt", change: (event) => pick(event, (text) => send("add", { name: "prompt", text })) }, h("option", { value: "" }, "+ prompt"), prompt.files.filter((name) => !row.values.includes(name)).map((name) => h("option", { value: name }, name)))
           : h("input", { "aria-label": `Add a value of ${row.name}`, placeholder: `+ ${row.kind}`, size: "8", "data-keep": "value:" + row.name, keydown: (event) => { if (event.key === "Enter") add(row.name); }, change: () => add(row.name) })))),
-    h("select", { class: "ps-more", "aria-label": "Vary another parameter", "data-keep": "more", change: (event) => { if (event.target.value) send("add", { name: event.target.value, text: "" }); } }, h("option", { value: "" }, "Vary another parameter …"), body.names.map((row) => h("option", { value: row.name }, `${row.name} (${row.kind})`))));
+    h("select", { class: "ps-more", "aria-label": "Vary another parameter", "data-keep": "more", change: (event) => pick(event, (name) => send("add", { name, text: "" })) }, h("option", { value: "" }, "Vary another parameter …"), body.names.map((row) => h("option", { value: row.name }, `${row.name} (${row.kind})`))));
 
   // Which items, how often, for how much.
   const number = (name, fallback) => { const text = keep(name).value.trim(); return text === "" ? fallback : Number(text); };
@@ -97,20 +87,18 @@ function draw(view, tools) {
   function squares(r) {
     const count = Math.max(1, sweep.items.length), pitch = count > 120 ? 6 : count > 24 ? 9 : 11, across = Math.min(count, count > 120 ? 50 : count > 24 ? 30 : 24);
     const size = pitch - (pitch > 6 ? 2 : 1), lines = Math.ceil(count / across);
-    const svg = (name, attributes) => { const node = document.createElementNS("http://www.w3.org/2000/svg", name); for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value); return node; };
-    const box = svg("svg", { width: across * pitch, height: lines * pitch, viewBox: `0 0 ${across * pitch} ${lines * pitch}`, role: "img", class: "ps-squares", "aria-label": r.words });
     const paths = {};
     [...r.marks].forEach((mark, n) => { paths[mark] = (paths[mark] || "") + `M${(n % across) * pitch} ${Math.floor(n / across) * pitch}h${size}v${size}h${-size}z`; });
-    for (const [mark, path] of Object.entries(paths)) box.append(svg("path", { d: path, class: "m-" + ({ ".": "none" }[mark] || mark) }));
     const at = answers ? sweep.items.indexOf(answers.item) : -1;
-    if (at >= 0) box.append(svg("rect", { x: (at % across) * pitch - 1, y: Math.floor(at / across) * pitch - 1, width: size + 2, height: size + 2, class: "here" }));
     const others = answers ? answers.arms.map((arm) => arm.id) : [];
-    box.addEventListener("click", (event) => {
-      const place = box.getBoundingClientRect(), first = others[0] || sweep.rows[0].id;
+    const look = (event) => {
+      const place = event.currentTarget.getBoundingClientRect(), first = others[0] || sweep.rows[0].id;
       const item = sweep.items[Math.floor((event.clientY - place.top) / pitch) * across + Math.floor((event.clientX - place.left) / pitch)];
       if (item) send("look", { item, cells: r.id !== first ? [first, r.id] : others.length ? others : sweep.rows.slice(0, 2).map((row) => row.id) });
-    });
-    return box;
+    };
+    return svg("svg", { width: across * pitch, height: lines * pitch, viewBox: `0 0 ${across * pitch} ${lines * pitch}`, role: "img", class: "ps-squares", "aria-label": r.words, click: look },
+      Object.entries(paths).map(([mark, path]) => svg("path", { d: path, class: "m-" + ({ ".": "none" }[mark] || mark) })),
+      at >= 0 ? svg("rect", { x: (at % across) * pitch - 1, y: Math.floor(at / across) * pitch - 1, width: size + 2, height: size + 2, class: "here" }) : null);
   }
 
   function grid() {
@@ -118,8 +106,8 @@ function draw(view, tools) {
     return h("section", { class: "ps-grid", "aria-label": "Sweep" },
       body.busy ? null : h("div", { class: "row" }, h("h4", {}, "Sweep"), chip(sweep.status, tones[sweep.status]), h("span", { class: "soft grow" }, sweep.going), sweep.resumable ? button("Go on", () => send("go_on"), { "data-keep": "go on", class: "main", disabled: body.busy }) : null),
       sweep.note || sweep.took ? h("p", { class: "soft" }, [sweep.note, sweep.took].filter(Boolean).join(" ")) : null,
-      h("div", { class: "scroll", "data-scroll": "grid" }, h("table", {}, h("thead", {}, h("tr", {}, column("Cell"), column(`Items (${sweep.items.length})`), column([body.objective, h("small", {}, " 95 % interval")], { class: "number ps-score" }), column("Spent", { class: "number" }), column("Verdict"), column(h("span", { class: "llmops-unseen" }, "Pin")))),
-        h("tbody", {}, sweep.rows.map((r) => h("tr", { class: r.id === body.winner ? "pinned" : "" },
+      h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, column("Cell"), column(`Items (${sweep.items.length})`), column([body.objective, h("small", {}, " 95 % interval")], { class: "number ps-score" }), column("Spent", { class: "number" }), column("Verdict"), column(h("span", { class: "llmops-unseen" }, "Pin")))),
+        h("tbody", {}, sweep.rows.map((r) => h("tr", { class: r.id === body.winner ? "pinned" : "", "data-keep": "cell:" + r.id },
           h("th", { scope: "row" }, h("bdi", {}, r.label), r.baseline ? h("small", { class: "soft" }, " as it is") : null), h("td", { class: "ps-cell" }, squares(r), h("small", { class: "soft" }, [r.status === "finished" ? "" : r.status, r.count, r.cached].filter(Boolean).join(" · "))),
           h("td", { class: "number ps-score" }, r.score, r.range ? h("small", { class: "soft" }, r.range) : null), h("td", { class: "number" }, r.spent), h("td", { title: r.sentence || r.note }, r.outcome ? (r.baseline ? h("small", { class: "soft" }, "compared with") : chip(r.outcome, tones[r.outcome])) : null),
           h("td", {}, h("button", { type: "button", class: "ps-pin", "aria-pressed": String(r.id === body.winner), "aria-label": `Pin ${r.label} as the winner`, "data-keep": "pin:" + r.id, click: () => send("pin", { cell: r.id === body.winner ? "" : r.id }) }, r.id === body.winner ? "★" : "☆"))))))),
@@ -137,7 +125,7 @@ function draw(view, tools) {
       h("div", { class: "row" }, h("b", {}, h("code", {}, answers.item)), h("span", { class: "soft grow" }, answers.place), button("Back", map.k, { hint: "k", "data-keep": "item back" }), button("Next", map.j, { hint: "j", "data-keep": "item forth" })),
       h("p", { class: "words ps-asked" }, answers.question), answers.expected ? h("p", { class: "words" }, h("small", { class: "soft" }, "Expected: "), answers.expected) : null,
       h("div", { class: "ps-kinds", role: "group", "aria-label": "Cells to compare" }, sweep.rows.map((r) => h("button", { type: "button", class: "ps-kind", "aria-pressed": String(ids.includes(r.id)), "data-keep": "with:" + r.id, disabled: ids.includes(r.id) && ids.length === 1, click: () => toggle(r.id) }, r.label))),
-      h("div", { class: "ps-arms" }, answers.arms.map((arm, place) => h("section", { class: "ps-arm", "aria-label": arm.label }, h("div", { class: "row" }, h("b", { class: "grow" }, arm.label), arm.mark ? chip(arm.mark, tones[arm.mark]) : null),
+      h("div", { class: "ps-arms" }, answers.arms.map((arm, place) => h("section", { class: "ps-arm", "data-keep": `arm:${arm.id} ${answers.item}`, "aria-label": arm.label }, h("div", { class: "row" }, h("b", { class: "grow" }, arm.label), arm.mark ? chip(arm.mark, tones[arm.mark]) : null),
         h("div", { class: "words" }, arm.pieces.length ? pieces(arm.pieces) : h("span", { class: "soft" }, arm.took.startsWith("no") ? arm.took : "(an empty answer)")), h("p", { class: "soft" }, h("small", {}, arm.why)), h("p", { class: "soft" }, h("small", {}, arm.took))))));
   }
 }

@@ -1,21 +1,89 @@
 // What all widgets share, put before a widget's own script: `export default widget(draw)` is that script's last line.
 //
-//   draw(view, tools) returns elements for view.body. It is called again for every snapshot and keeps nothing itself.
+//   draw(view, tools) returns elements for view.body. It is called again for every snapshot and keeps nothing itself:
+//   what is on the screen is made like what it returned (renew), so that carets, selections and open lists stay.
 //
 // Python computes, this draws. All texts are hostile: they were written by models, users and documents. So they only
 // ever become text nodes, through h(); nothing here writes HTML, and no name from the data becomes an attribute name.
 
+const SVG = "http://www.w3.org/2000/svg";
+const HEARS = Symbol("listeners"); // On an element: what it does when something happens to it
+const DRAWN = Symbol("drawn value"); // On a field: what Python last said it holds
+const TOUCHED = Symbol("touched"); // On a field: somebody has typed or chosen since
+
 // h("p", { class: "soft", click: f }, "text", element): strings become text nodes, functions listeners, nothing else.
-function h(name, attributes, ...children) {
-  const element = document.createElement(name);
+const h = (name, attributes, ...children) => make(document.createElement(name), attributes, children);
+const svg = (name, attributes, ...children) => make(document.createElementNS(SVG, name), attributes, children);
+
+function make(element, attributes, children) {
+  const acts = {};
   for (const [key, value] of Object.entries(attributes || {})) {
     if (value === undefined || value === null || value === false) continue;
-    if (typeof value === "function") element.addEventListener(key, value);
+    if (typeof value === "function") acts[key] = value;
     else if (key === "value") element.value = value;
+    else if (key === "style") element.style.cssText = value;
     else element.setAttribute(key, value === true ? "" : String(value));
   }
   element.append(...children.flat(4).filter((child) => child !== null && child !== undefined && child !== false && child !== "").map((child) => (child instanceof Node ? child : String(child))));
+  hear(element, acts);
+  if (FIELDS.test(element.nodeName)) element[DRAWN] = held(element);
   return element;
+}
+
+// One listener for each event stays with its element; what it does is replaced by every drawing.
+function hear(element, acts) {
+  const listener = (element[HEARS] = element[HEARS] || { handleEvent(event) { const act = this.acts[event.type]; if (act) act(event); } });
+  listener.acts = acts;
+  for (const type of Object.keys(acts)) element.addEventListener(type, listener); // Adding it twice adds nothing
+}
+
+const FIELDS = /^(INPUT|TEXTAREA|SELECT)$/;
+const tick = (field) => field.type === "checkbox" || field.type === "radio";
+const held = (field) => (tick(field) ? field.checked : field.value);
+
+// Who an element is among its siblings: its name with data-keep, or else with its first class; an option is its value.
+function identity(node) {
+  if (node.nodeType !== Node.ELEMENT_NODE) return node.nodeName;
+  const key = node.nodeName === "OPTION" ? node.value : node.dataset.keep;
+  return `${node.nodeName} ${key === undefined ? "." + (node.classList[0] || "") : key}`;
+}
+
+// Make the children of `place` like `fresh`, with the elements that are there already wherever one is the same.
+function renew(place, fresh) {
+  const there = new Map();
+  for (const node of place.childNodes) { const name = identity(node); if (!there.has(name)) there.set(name, []); there.get(name).push(node); }
+  const wanted = fresh.map((node) => (there.get(identity(node)) || []).shift() || node);
+  for (const node of [...there.values()].flat()) node.remove();
+  wanted.forEach((node, n) => {
+    if (place.childNodes[n] !== node) place.insertBefore(node, place.childNodes[n] || null);
+    if (node !== fresh[n]) update(node, fresh[n]);
+  });
+}
+
+function update(node, fresh) {
+  if (node.nodeType !== Node.ELEMENT_NODE) { if (node.data !== fresh.data) node.data = fresh.data; return; }
+  for (const name of node.getAttributeNames()) if (!fresh.hasAttribute(name) && name !== "open") node.removeAttribute(name); // Readers open and close details
+  for (const name of fresh.getAttributeNames()) {
+    const value = fresh.getAttribute(name);
+    if (node.getAttribute(name) === value) continue;
+    if (name === "style") node.style.cssText = value; else node.setAttribute(name, value);
+  }
+  hear(node, fresh[HEARS] ? fresh[HEARS].acts : {});
+  const field = DRAWN in fresh, value = field && held(node);
+  renew(node, [...fresh.childNodes]);
+  if (field) settle(node, value, fresh[DRAWN]);
+}
+
+// What was typed or chosen stays while the field has the focus, and after that until Python is asked (change) or says otherwise.
+function settle(field, value, told) {
+  const active = field === field.getRootNode().activeElement;
+  const stays = field[TOUCHED] && !tick(field) && (active || (told === field[DRAWN] && !("change" in field[HEARS].acts)));
+  field[DRAWN] = told;
+  field[TOUCHED] = stays;
+  for (const wanted of stays ? [value, told] : [told]) { // A choice that is no longer offered gives way
+    if (held(field) !== wanted) tick(field) ? (field.checked = wanted) : (field.value = wanted);
+    if (held(field) === wanted) return;
+  }
 }
 
 // A button that names its key: `hint` behind the text, or `lead` before it; `options` are further attributes.
@@ -27,6 +95,8 @@ function button(text, press, options = {}) {
 const NAMES = { "←": "ArrowLeft", "→": "ArrowRight", "↑": "ArrowUp", "↓": "ArrowDown" };
 
 const WAIT = 6000; // Milliseconds without an answer before the reader is told
+const EDITING = /^([acvxyz]|Control|Meta|Alt|Shift)$/i; // With Ctrl or Cmd: of the text that is written or read in the widget, never of the notebook
+const MOVING = /^(Enter|Backspace|Delete|Home|End|Arrow\w+)$/; // The same, while somebody types
 const TYPING = "input:not([type=checkbox]):not([type=radio]):not([type=button]), textarea, select, [contenteditable=true]";
 
 // One view: its elements, its listeners, and how it gives everything back when it is closed.
@@ -38,7 +108,7 @@ function widget(draw) {
       const voice = h("div", { class: "llmops-unseen", role: "status", "aria-live": "polite" });
       const note = h("div", { class: "llmops-problem", role: "alert", hidden: true });
       const stage = h("div", { class: "llmops-stage" });
-      const root = h("section", { class: "llmops-widget", tabindex: "0", "data-lm-suppress-shortcuts": "true" }, note, stage, voice);
+      const root = h("section", { class: "llmops-widget", tabindex: "0", "data-lm-suppress-shortcuts": true }, note, stage, voice);
       let keys = {}; // What a key does now: { "1": f }
       let waiting = 0; // The timer of a command that has no answer yet
       let queue = []; // Keys pressed meanwhile
@@ -82,62 +152,56 @@ function widget(draw) {
         return Boolean(act);
       }
 
-      // Draw anew, and put focus, caret and scrolled places back where they were.
+      // Draw anew. The focus stays where it is, goes to the new element of the same name, or else to the widget.
       function redraw() {
         const view = model.get("view") || {};
         const scope = root.getRootNode();
         const active = root.contains(scope.activeElement) ? scope.activeElement : null;
-        const named = active && active.dataset ? active.dataset.keep : null;
-        const typed = active && active.matches(TYPING) && named ? { value: active.value, start: active.selectionStart, end: active.selectionEnd } : null;
-        const scrolled = [...stage.querySelectorAll("[data-scroll]")].map((node) => [node.dataset.scroll, node.scrollTop, node.scrollLeft]);
-        const opened = new Set([...stage.querySelectorAll("details[data-keep][open]")].map((node) => node.dataset.keep));
         keys = {};
         complain(view.problem || "");
-        const find = (attribute, value) => [...stage.querySelectorAll(`[data-${attribute}]`)].find((node) => node.dataset[attribute] === value);
-        stage.replaceChildren(...[draw(view, tools), task(view.task)].flat(4).filter((node) => node instanceof Node));
-        for (const [name, top, left] of scrolled) { const node = find("scroll", name); if (node) { node.scrollTop = top; node.scrollLeft = left; } }
-        for (const name of opened) { const node = find("keep", name); if (node) node.open = true; }
+        renew(stage, [draw(view, tools), task(view.task)].flat(4).filter((node) => node instanceof Node));
         if (active && active !== root) {
-          const node = named ? find("keep", named) : null;
-          const target = node && !node.disabled ? node : root;
-          if (node && typed && node.matches(TYPING)) {
-            node.value = typed.value;
-            try { node.setSelectionRange(typed.start, typed.end); } catch { /* a select has no caret */ }
-          }
-          target.focus({ preventScroll: true });
+          const heir = root.contains(active) ? active : at(active.dataset.keep);
+          const target = heir && !heir.disabled ? heir : root;
+          if (scope.activeElement !== target) target.focus({ preventScroll: true });
         }
         const label = (view.body && view.body.label) || "Widget";
         if (label !== shown) root.setAttribute("aria-label", (shown = label));
       }
 
+      // The element of a name; names are data, so they are compared and never become part of a selector.
+      const at = (name) => [...stage.querySelectorAll("[data-keep]")].find((node) => node.dataset.keep === name) || null;
+
       // Long work: what it does, how far it is, and a way to stop it.
       function task(work) {
         if (!work) return null;
         const running = work.status === "running";
-        const bar = h("div", { class: "llmops-bar", role: "progressbar", "aria-label": work.label, "aria-valuemin": "0", "aria-valuemax": "100", "aria-valuenow": work.share === null ? null : Math.round(100 * work.share) }, h("span", {}));
-        bar.firstChild.style.width = (work.share === null ? (running ? 30 : 100) : 100 * work.share) + "%";
+        const bar = h("div", { class: "llmops-bar", role: "progressbar", "aria-label": work.label, "aria-valuemin": "0", "aria-valuemax": "100", "aria-valuenow": work.share === null ? null : Math.round(100 * work.share) },
+          h("span", { style: `width: ${work.share === null ? (running ? 30 : 100) : 100 * work.share}%` }));
         return h("div", { class: "llmops-task", "data-status": work.status }, h("b", {}, work.label), h("span", { class: "soft" }, [running ? "" : work.status, work.count, work.text].filter(Boolean).join(" · ")), bar,
           running ? button("Stop", () => send("stop"), { "data-keep": "stop" }) : null);
       }
 
-      const tools = { h, button, send, say, keys: (map) => Object.assign(keys, map), root, signal: gone.signal, own: {} }; // `own` is for what a view must remember between two drawings
+      const tools = { h, button, send, at, say, keys: (map) => Object.assign(keys, map), root, signal: gone.signal, own: {} }; // `own` is for what a view must remember between two drawings
 
+      // The notebook around hears no key that is pressed in here, but for those with Ctrl or Cmd, such as saving. JupyterLab
+      // looks for the attribute, in older versions before the event comes down to the widget; newer ones wait for the event.
+      const notebooks = (event) => (event.ctrlKey || event.metaKey || event.altKey) && !EDITING.test(event.key) && !(event.composedPath()[0].matches(TYPING) && (event.altKey || MOVING.test(event.key)));
+      window.addEventListener("keydown", (event) => { if (event.composedPath().includes(root)) root.toggleAttribute("data-lm-suppress-shortcuts", !notebooks(event)); }, { ...listen, capture: true });
       root.addEventListener("keydown", (event) => {
-        // The notebook's own shortcuts are off inside a widget, but not those with Ctrl or Cmd, such as saving.
-        if (event.key === "Control" || event.key === "Meta") root.removeAttribute("data-lm-suppress-shortcuts");
+        if (notebooks(event)) return;
+        event.stopPropagation();
         if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
         const typing = event.target.matches(TYPING);
-        if (typing && event.key === "Escape") { root.focus({ preventScroll: true }); event.preventDefault(); event.stopPropagation(); return; }
-        if (typing || ((event.key === "Enter" || event.key === " ") && event.target !== root)) { event.stopPropagation(); return; }
+        if (typing && event.key === "Escape") { root.focus({ preventScroll: true }); event.preventDefault(); return; }
+        if (typing || ((event.key === "Enter" || event.key === " ") && event.target !== root)) return;
         if (!(event.key in keys)) return;
         event.preventDefault();
-        event.stopPropagation();
         if (waiting) { if (queue.length < 8) queue.push(event.key); } else press(event.key);
       }, listen);
-      root.addEventListener("keyup", (event) => { if (event.key === "Control" || event.key === "Meta") root.setAttribute("data-lm-suppress-shortcuts", "true"); }, listen);
+      root.addEventListener("input", (event) => { event.target[TOUCHED] = true; }, listen);
       root.addEventListener("focusin", () => clearTimeout(resting), listen);
       root.addEventListener("focusout", () => {
-        root.setAttribute("data-lm-suppress-shortcuts", "true");
         clearTimeout(resting);
         resting = setTimeout(() => { if (!root.contains(root.getRootNode().activeElement)) post({ do: "rest" }); }, 300);
       }, listen);
