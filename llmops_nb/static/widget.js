@@ -108,7 +108,7 @@ function widget(draw) {
       const voice = h("div", { class: "llmops-unseen", role: "status", "aria-live": "polite" });
       const note = h("div", { class: "llmops-problem", role: "alert", hidden: true });
       const stage = h("div", { class: "llmops-stage" });
-      const root = h("section", { class: "llmops-widget", tabindex: "0", "data-lm-suppress-shortcuts": true }, note, stage, voice);
+      const root = h("section", { class: "llmops-widget", tabindex: "0" }, note, stage, voice);
       let keys = {}; // What a key does now: { "1": f }
       let waiting = 0; // The timer of a command that has no answer yet
       let queue = []; // Keys pressed meanwhile
@@ -185,9 +185,9 @@ function widget(draw) {
       const tools = { h, button, send, at, say, keys: (map) => Object.assign(keys, map), root, signal: gone.signal, own: {} }; // `own` is for what a view must remember between two drawings
 
       // The notebook around hears no key that is pressed in here, but for those with Ctrl or Cmd, such as saving. JupyterLab
-      // looks for the attribute, in older versions before the event comes down to the widget; newer ones wait for the event.
+      // listens when the event comes up; Notebook 7 before it comes down, and then climbs from its target to the attribute.
       const notebooks = (event) => (event.ctrlKey || event.metaKey || event.altKey) && !EDITING.test(event.key) && !(event.composedPath()[0].matches(TYPING) && (event.altKey || MOVING.test(event.key)));
-      window.addEventListener("keydown", (event) => { if (event.composedPath().includes(root)) root.toggleAttribute("data-lm-suppress-shortcuts", !notebooks(event)); }, { ...listen, capture: true });
+      window.addEventListener("keydown", (event) => { if (event.composedPath().includes(root)) event.target.toggleAttribute("data-lm-suppress-shortcuts", !notebooks(event)); }, { ...listen, capture: true });
       root.addEventListener("keydown", (event) => {
         if (notebooks(event)) return;
         event.stopPropagation();
