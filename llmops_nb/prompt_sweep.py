@@ -428,7 +428,7 @@ def _body(widget: Planned) -> dict[str, Any]:
     busy = widget.task is not None and widget.task.status == "running"
     return {
         "label": f"Prompt sweep of {widget.home.name}", "app": widget.home.name, "objective": plan.objective.replace("_", " "),
-        "golden": f"{widget.golden.name}: {len(widget.golden) - sealed} items for tuning" + (f"; {sealed} of the test split are sealed" if sealed else ""),
+        "golden": f"{widget.golden.name}: {len(widget.golden) - sealed} items for tuning" + (f"; {sealed} of the test split {'is' if sealed == 1 else 'are'} sealed" if sealed else ""),
         "prompt": shown.editor(widget.home, read_definition(widget.home / "app.yaml"), widget.file, _prompts(widget), state.drafts.get(widget.file)), "vary": shown.varied(state.vary), "names": [{"name": n, "kind": k} for n, k in settable().items() if n not in state.vary and n != "repeat"],
         "slices": sorted({name for item in widget.golden for name in item.slices if item.split != "test"}), "slice": state.slice, "limit": state.limit, "repeats": state.repeats, "racing": state.racing,
         "money": "" if state.limits.money is None else f"{state.limits.money:g}", "calls": "" if state.limits.calls is None else str(state.limits.calls), "seconds": "" if state.limits.seconds is None else f"{state.limits.seconds:g}",

@@ -53,7 +53,7 @@ def tried(widget: PromptSweep) -> PromptSweep:
 def test_from_the_first_wording_to_app_yaml(tmp_path: Path) -> None:
     with loopback(tmp_path / "log") as server:
         widget = small(tmp_path, server)
-        assert "1 of the test split are sealed" in widget.body()["golden"]
+        assert "1 of the test split is sealed" in widget.body()["golden"]
         body = do(widget, "edit", file="say.md", text=OTHER.replace("question }}", "qestion }}"))
         assert not body["prompt"]["ok"] and "Did you mean 'question'?" in body["prompt"]["says"]
         assert (widget.home / "say.md").read_text() != body["prompt"]["text"]

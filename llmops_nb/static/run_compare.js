@@ -49,10 +49,10 @@ function draw(view, tools) {
   }
 
   const table = fold("metrics", `${body.verdicts.length} metrics: ${body.outcomes}`, () => h("div", { class: "scroll rc-metrics", tabindex: "0", role: "region", "aria-label": "Metrics" }, h("table", {},
-    h("thead", {}, h("tr", {}, column("Metric"), column("Before", { class: "number" }), column("After", { class: "number" }), column("Difference", { class: "number" }), column("95 % interval"), column("Won / lost", { class: "number", title: "Items on which the later run was better, and worse" }), column("p", { class: "number", title: "Adjusted for the number of metrics" }), column("Verdict"))),
+    h("thead", {}, h("tr", {}, column("Metric"), column("Verdict"), column("Before", { class: "number" }), column("After", { class: "number" }), column("Difference", { class: "number" }), column("95 % interval"), column("Won / lost", { class: "number", title: "Items on which the later run was better, and worse" }), column("p", { class: "number", title: "Adjusted for the number of metrics" }))),
     h("tbody", {}, body.verdicts.map((row) => h("tr", { title: row.sentence },
-      h("th", { scope: "row" }, row.metric, row.lower ? h("small", { class: "soft" }, " lower is better") : null), h("td", { class: "number" }, row.before), h("td", { class: "number" }, row.after), h("td", { class: "number" }, row.difference),
-      h("td", { class: "rc-drawn" }, h("div", {}, strip(row), h("small", { class: "soft" }, row.range || "—"))), h("td", { class: "number" }, `${row.won} / ${row.lost}`), h("td", { class: "number" }, row.p), h("td", {}, chip(row.outcome, row.tone))))))));
+      h("th", { scope: "row" }, row.metric, row.lower ? h("small", { class: "soft" }, " lower is better") : null), h("td", {}, chip(row.outcome, row.tone)), h("td", { class: "number" }, row.before), h("td", { class: "number" }, row.after), h("td", { class: "number" }, row.difference),
+      h("td", { class: "rc-drawn" }, h("div", {}, strip(row), h("small", { class: "soft" }, row.range || "—"))), h("td", { class: "number" }, `${row.won} / ${row.lost}`), h("td", { class: "number" }, row.p)))))));
 
   const filters = h("div", { class: "row rc-filters", role: "search", "aria-label": "Filter the items" },
     h("div", { class: "rc-kinds", role: "group", "aria-label": "What happened" }, body.kinds.map((kind, n) => h("button", { type: "button", class: "rc-kind " + (tones[kind.kind] || ""), "aria-pressed": String(kind.on), "aria-keyshortcuts": String(n + 1), title: `Key ${n + 1}`, "data-keep": "kind:" + kind.kind, click: () => toggle(kind.kind) }, kind.word, h("b", {}, kind.count)))),
@@ -87,8 +87,8 @@ function draw(view, tools) {
       h("tr", { class: row.tone }, h("th", { scope: "row" }, row.name), h("td", {}, h("b", {}, row.before), row.why_before ? h("small", { class: "soft" }, row.why_before) : null), h("td", {}, h("b", {}, row.after), row.tone ? h("span", { class: "rc-way", "aria-label": row.tone === "good" ? "better" : "worse" }, row.tone === "good" ? "▲" : "▼") : null, row.why_after ? h("small", { class: "soft" }, row.why_after) : null)))));
     const columns = (texts, n) => h("div", { class: "rc-columns", "data-keep": `sent ${n} ${item.item}` }, h("div", { class: "words" }, pieces(texts.before)), h("div", { class: "words" }, pieces(texts.after)));
     return h("article", { class: "rc-detail", "aria-label": "Item " + item.item },
-      h("div", { class: "row" }, chip(item.word, tones[item.kind]), h("b", {}, h("code", {}, item.item)), item.slices.map((name) => chip(name)), h("span", { class: "soft grow" }, item.place),
-        button("Back", map.k, { hint: "k", "data-keep": "back" }), button("Next", map.j, { hint: "j", "data-keep": "forth" }), button(item.pinned ? "Pinned" : "Pin", map.p, { hint: "p", "data-keep": "pin", "aria-pressed": String(item.pinned) })),
+      h("div", { class: "row" }, chip(item.word, tones[item.kind]), h("b", {}, h("code", {}, item.item)), item.slices.map((name) => chip(name)), h("span", { class: "soft" }, item.place),
+        h("div", { class: "rc-steps" }, button("Back", map.k, { hint: "k", "data-keep": "back" }), button("Next", map.j, { hint: "j", "data-keep": "forth" }), button(item.pinned ? "Pinned" : "Pin", map.p, { hint: "p", "data-keep": "pin", "aria-pressed": String(item.pinned) }))),
       h("p", { class: "words rc-asked" }, item.question), item.expected ? h("p", { class: "words" }, h("small", { class: "soft" }, "Expected: "), item.expected) : null,
       h("div", { class: "rc-columns", tabindex: "0", "data-keep": "answers", role: "group", "aria-label": `Both answers; ${item.answers.share} differs` }, answer(before, "Before", "before", item.took[0]), answer(after, "After", "after", item.took[1])),
       item.scores.length ? scores : null,
