@@ -247,7 +247,7 @@ def _conduct(widget: Planned, task: Task, before: Sequence[Path], begin: Callabl
     stopped = ""
     with ThreadPoolExecutor(1, thread_name_prefix="sweep") as pool:
         work = pool.submit(begin)
-        while wait([work], timeout=1.0).not_done:
+        while wait([work], timeout=1.0 if widget.state.sweep else 0.1).not_done:  # a kernel may be killed at once: its sweep must be known
             if not widget.state.sweep and (new := next((path for path in _directories(widget) if path not in before), None)):
                 widget.change(sweep=new.name)
             if (progress := _progress(widget)) is None:
