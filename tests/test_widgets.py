@@ -447,7 +447,10 @@ def test_the_notebook_hears_no_key_of_a_widget_but_its_own(tmp_path: Path) -> No
             page.locator(f"#one {place}").first.focus()
             assert through("z", "d", "d", "b", "Shift+Enter", "Control+z", "Control+c") == []
             assert through("Control+s", "Control+Enter") == ["s", "Enter"]
+        page.locator("#one section").focus()
+        assert through("z") == []
         page.locator("#one input").focus()
+        assert through("Control+s") == ["s"]
         assert through("d", "d", "Enter", "ArrowDown", "Control+z", "Control+Enter", "Control+ArrowLeft", "Control+Backspace") == []
         assert through("Control+s") == ["s"]
         page.locator("#one input").blur()

@@ -187,7 +187,13 @@ function widget(draw) {
       // The notebook around hears no key that is pressed in here, but for those with Ctrl or Cmd, such as saving. JupyterLab
       // listens when the event comes up; Notebook 7 before it comes down, and then climbs from its target to the attribute.
       const notebooks = (event) => (event.ctrlKey || event.metaKey || event.altKey) && !EDITING.test(event.key) && !(event.composedPath()[0].matches(TYPING) && (event.altKey || MOVING.test(event.key)));
-      window.addEventListener("keydown", (event) => { if (event.composedPath().includes(root)) event.target.toggleAttribute("data-lm-suppress-shortcuts", !notebooks(event)); }, { ...listen, capture: true });
+      const mark = (element, on) => element.toggleAttribute("data-lm-suppress-shortcuts", on);
+      let marked = root; // Where the last key was pressed
+      window.addEventListener("keydown", (event) => {
+        if (!event.composedPath().includes(root)) return;
+        mark(marked, false);
+        mark((marked = event.target), !notebooks(event));
+      }, { ...listen, capture: true });
       root.addEventListener("keydown", (event) => {
         if (notebooks(event)) return;
         event.stopPropagation();
