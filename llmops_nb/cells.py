@@ -77,7 +77,7 @@ def varied(
     names = list(dict.fromkeys(name for cell in info.cells for name in cell.values))
     return names if len(names) <= 4 else []
 
-
+# %% ../nbs/73_cells.ipynb #7e57ab1f
 def measured(
     sweep: Sweep,  # The sweep
 ) -> tuple[dict[str, Any], Mapping[str, Verdict]]:  # Points and verdicts by cell; no verdicts where runs cannot be compared

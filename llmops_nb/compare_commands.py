@@ -64,9 +64,8 @@ def compare_runs(context: click.Context, before: str, after: str, metrics: tuple
     from llmops_nb.runs import find_run
     from llmops_nb.settings import load_settings
 
-    settings = load_settings(".")
+    settings, margins = load_settings("."), margins_of(pairs)
     sides = [[find_run(name, settings) for name in names.split(",")] for names in (before, after)]
-    margins = margins_of(pairs)
     found = compare(sides[0], sides[1], metrics, margins, allow=allow)
     for name in margins:
         if name not in (known := [verdict.metric for verdict in found.verdicts]):
