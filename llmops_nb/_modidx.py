@@ -83,6 +83,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'llmops_nb.cache._give_back': ('cache.html#_give_back', 'llmops_nb/cache.py'),
                                  'llmops_nb.cache._open': ('cache.html#_open', 'llmops_nb/cache.py'),
                                  'llmops_nb.cache._read': ('cache.html#_read', 'llmops_nb/cache.py'),
+                                 'llmops_nb.cache._remembered': ('cache.html#_remembered', 'llmops_nb/cache.py'),
+                                 'llmops_nb.cache._write': ('cache.html#_write', 'llmops_nb/cache.py'),
                                  'llmops_nb.cache.cache_key': ('cache.html#cache_key', 'llmops_nb/cache.py'),
                                  'llmops_nb.cache.cached': ('cache.html#cached', 'llmops_nb/cache.py')},
             'llmops_nb.cells': { 'llmops_nb.cells.CellRow': ('cells.html#cellrow', 'llmops_nb/cells.py'),

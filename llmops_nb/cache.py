@@ -66,6 +66,19 @@ def _read(data: bytes) -> Answer | None:
     except DataError:
         return None
 
+
+def _write(connection: sqlite3.Connection, key: str, data: bytes, model: str) -> None:
+    "Keep an answer and give back the claim on its call, both or neither."
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        connection.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", (key, data, model, time.time()))
+        connection.execute("DELETE FROM claims WHERE key = ?", (key,))
+        connection.execute("COMMIT")
+    except sqlite3.Error:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
 # %% ../nbs/21_cache.ipynb #ffb18589
 class Cache:
     "Answers by key in one SQLite file, safe for several threads and processes."
@@ -95,7 +108,7 @@ class Cache:
         data = to_json(replace(answer, trace_id="", messages=(), passages=()))
         try:
             with self._lock:
-                self._here().execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", (key, data, answer.model, time.time()))
+                _write(self._here(), key, data, answer.model)
         except sqlite3.Error as error:
             if not self._told:
                 log.warning("Answers are not being remembered: %s (%s).", error, self.path.name)
@@ -113,20 +126,17 @@ class Cache:
 
 # %% ../nbs/21_cache.ipynb #cceb4afd
 def _claim(cache: Cache, key: str) -> bool:
-    "Whether this caller may make a call now; False when another one is making it, or has just made it."
+    "Whether this caller may make a call now; False while another one is making it."
+    mine = client(), time.time()
     try:
         with cache._lock:
             connection = cache._here()
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                other = connection.execute("SELECT client, made FROM claims WHERE key = ?", (key,)).fetchone()
-                answer = connection.execute("SELECT answer FROM answers WHERE key = ?", (key,)).fetchone()
-                free = (answer is None or _read(answer[0]) is None) and (other is None or gone(*other))
-                if free:
-                    connection.execute("INSERT OR REPLACE INTO claims VALUES (?, ?, ?)", (key, client(), time.time()))
-                return free
-            finally:
-                connection.execute("COMMIT")
+            if connection.execute("INSERT OR IGNORE INTO claims VALUES (?, ?, ?)", (key, *mine)).rowcount:
+                return True
+            other = connection.execute("SELECT client, made FROM claims WHERE key = ?", (key,)).fetchone()
+            if other is None or not gone(*other):
+                return False
+            return connection.execute("UPDATE claims SET client = ?, made = ? WHERE key = ? AND client = ?", (*mine, key, other[0])).rowcount > 0
     except sqlite3.Error:
         return True
 
@@ -141,17 +151,27 @@ def _asked(model: Model, cache: Cache, key: str, messages: Sequence[Message], op
     "The answer to a call that no other thread of this process is making."
     pause = 0.005
     while not _claim(cache, key):
-        found = cache.get(key)
-        if found is not None:
-            return replace(found, messages=tuple(messages), usage=replace(found.usage, cached=True))
+        if (found := _remembered(cache, key, messages)) is not None:
+            return found
         time.sleep(pause)
         pause = min(0.25, pause * 1.5)
     try:
-        answer = model(messages, **options)
-        cache.put(key, answer)
-        return answer
-    finally:
+        found = _remembered(cache, key, messages)  # another process may have answered between the last look and the claim
+        if found is None:
+            found = model(messages, **options)
+            cache.put(key, found)
+            return found
+    except BaseException:
         _give_back(cache, key)
+        raise
+    _give_back(cache, key)
+    return found
+
+
+def _remembered(cache: Cache, key: str, messages: Sequence[Message]) -> Answer | None:
+    "What is known, as the answer to these messages."
+    found = cache.get(key)
+    return found and replace(found, messages=tuple(messages), usage=replace(found.usage, cached=True))
 
 # %% ../nbs/21_cache.ipynb #85c06e0b
 def cached(
@@ -162,13 +182,9 @@ def cached(
     waiting: dict[str, threading.Event] = {}
     lock = threading.Lock()
 
-    def remembered(key: str, messages: Sequence[Message]) -> Answer | None:
-        found = cache.get(key)
-        return found and replace(found, messages=tuple(messages), usage=replace(found.usage, cached=True))
-
     def call(messages: Sequence[Message], **options: Any) -> Answer:
         key = cache_key(model.digest, messages, options)
-        while (found := remembered(key, messages)) is None:
+        while (found := _remembered(cache, key, messages)) is None:
             with lock:
                 other = waiting.get(key)
                 if other is None:
