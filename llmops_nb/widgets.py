@@ -297,7 +297,7 @@ class Commanded(Kept[State]):
         "The state as HTML without scripts and styles, for readers without a kernel."
         return table_html([], list(msgspec.to_builtins(self.state).items()))
 
-    def publish(self) -> None:
+    def publish(self, again: bool = False) -> None:
         "Show the present state; there is no screen here."
 
     def change(self, **changes: Any) -> None:
@@ -356,6 +356,7 @@ class Working(Commanded[State]):
         "Wait until long work has ended; raises `RunError` when it failed."
         if self._thread is not None:
             self._thread.join(seconds)
+            self.publish(again=True)  # what the thread showed was shown to a cell that may have ended
         if self.task and self.task.status == "failed":
             raise RunError(f"{self.task.label}: {self.problem}")
 
@@ -391,10 +392,10 @@ class Widget(Working[State]):
     _front: Any = None  # What anywidget draws
     _looking, _display, _picture = 0, "", ""  # Views that said hello; id of the output, and the picture in it
 
-    def publish(self) -> None:
+    def publish(self, again: bool = False) -> None:
         "Show the present state: in the live view, and in the notebook's output while nobody looks."
         with self._lock:
-            self.number += 1
+            self.number, self._picture = self.number + 1, "" if again else self._picture
             if self._front is not None:
                 self._front.view = self.snapshot()
             if not self._looking:
