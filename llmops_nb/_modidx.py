@@ -1391,7 +1391,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'llmops_nb.sweeps._Conductor.save': ('sweeps.html#_conductor.save', 'llmops_nb/sweeps.py'),
                                   'llmops_nb.sweeps._Conductor.status': ('sweeps.html#_conductor.status', 'llmops_nb/sweeps.py'),
                                   'llmops_nb.sweeps._Conductor.tail': ('sweeps.html#_conductor.tail', 'llmops_nb/sweeps.py'),
-                                  'llmops_nb.sweeps._as_raced': ('sweeps.html#_as_raced', 'llmops_nb/sweeps.py'),
                                   'llmops_nb.sweeps._close': ('sweeps.html#_close', 'llmops_nb/sweeps.py'),
                                   'llmops_nb.sweeps._evaluate': ('sweeps.html#_evaluate', 'llmops_nb/sweeps.py'),
                                   'llmops_nb.sweeps._local': ('sweeps.html#_local', 'llmops_nb/sweeps.py'),

@@ -104,6 +104,19 @@ def _shown(before: Mapping[str, float], after: Mapping[str, float], lower: bool)
     return found.low is not None and found.low > 0
 
 
+def verdicts_of(sweep: Any, comparisons: Mapping[str, Any]) -> dict[str, Any]:
+    "The verdict on every cell; on one that was dropped, what the race said: a test of a fixed number of items is too sure of it."
+    baseline = next(cell.label for cell in sweep.info.cells if cell.baseline)
+    found = {}
+    for id, comparison in comparisons.items():
+        cell, verdict = sweep.cell(id), comparison.verdict(sweep.info.plan.objective)
+        if cell.status == "dropped":
+            outcome = "worse" if f" is worse than {baseline}:" in cell.note else "not enough evidence"
+            verdict = replace(verdict, outcome=outcome, sentence=f"Dropped by the race: {cell.note}", adjusted=None, more=None)
+        found[id] = verdict
+    return found
+
+
 def rows(sweep: Any) -> list[dict[str, Any]]:
     "One row a cell: its values, its numbers with intervals, where it stands."
     points, judged = {p.cell: p for p in sweep.pareto()}, sweep.verdicts

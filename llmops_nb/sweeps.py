@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from ._sweeps_cluster import on_dask
-from ._sweeps_front import Point, card, front, rows
+from ._sweeps_front import Point, card, front, rows, verdicts_of
 from ._sweeps_journals import Tail, items_seen, sums
 from .app import load_app
 from .budgets import Budget, Limits, spending
@@ -87,8 +87,7 @@ class Sweep:
     @cached_property
     def verdicts(self) -> Mapping[str, Verdict]:
         "What the objective says about every cell against the app as it is, by id of the cell."
-        found = {id: comparison.verdict(self.info.plan.objective) for id, comparison in comparisons(self).items()}
-        return {id: _as_raced(self, id, verdict) if self.cell(id).status == "dropped" else verdict for id, verdict in found.items()}
+        return verdicts_of(self, comparisons(self))
 
     def pareto(self) -> tuple[Point, ...]:
         "Quality, cost and latency of every cell with answers, and whether another one beats it in all three."
@@ -488,10 +487,3 @@ def conclusion(
     if not open_ones:
         return "", "No winner: no cell did better than the app as it is."
     return "", f"No winner: not enough evidence. The most promising is {open_ones[0]}: {found[open_ones[0]].sentence}"
-
-
-def _as_raced(sweep: Sweep, id: str, verdict: Verdict) -> Verdict:
-    "What the race said of a cell that it dropped: a test of a fixed number of items does not hold for one that was ended by its results."
-    note, baseline = sweep.cell(id).note, next(c.label for c in sweep.info.cells if c.baseline)
-    outcome = "worse" if f" is worse than {baseline}:" in note else "not enough evidence"
-    return replace(verdict, outcome=outcome, sentence=f"Dropped by the race: {note}", adjusted=None, more=None)

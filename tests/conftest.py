@@ -36,13 +36,13 @@ def pytest_make_collect_report() -> Generator[None, Any, Any]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    "Notebooks of experiments/ ask a real model: eight questions prove that they run, and a slow machine gets its time."
+    "Notebooks of experiments/ ask a real model: a few questions, fewer for each cell of a sweep, prove that they run, and a slow machine gets its time."
     for item in items:
         cell = getattr(item, "cell", None)
         if cell is not None:
             item.add_marker(pytest.mark.timeout(1200))
             if "parameters" in cell.metadata.get("tags", ()):
-                cell.source += "\nlimit = 8"
+                cell.source += f"\nlimit = {4 if 'sweep' in item.nodeid else 8}"
 
 
 @pytest.fixture(scope="session")
