@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -28,7 +28,8 @@ from .settings import Settings
 from .store import read_journal
 
 # %% auto #0
-__all__ = ['RESERVED', 'ENTRY', 'Parameter', 'parameters_of', 'read_values', 'all_runs', 'find_run', 'run_notebook', 'resume_run']
+__all__ = ['RESERVED', 'Named', 'ENTRY', 'Parameter', 'parameters_of', 'read_values', 'all_runs', 'find_run', 'by_name',
+           'run_notebook', 'resume_run']
 
 # %% ../nbs/60_runs.ipynb #15f69302
 RESERVED = "run_dir"  # The parameter that a run fills in
@@ -111,6 +112,14 @@ def _read_value(parameter: Parameter, value: Any) -> Any:
     return float(value) if kind == "float" and isinstance(value, int) else value
 
 # %% ../nbs/60_runs.ipynb #57fb8610
+class _HasId(Protocol):
+    @property
+    def id(self) -> str: ...
+
+
+Named = TypeVar("Named", bound=_HasId)
+
+
 def all_runs(
     settings: Settings,  # Where reports go
 ) -> list[Run]:  # The newest first
@@ -129,13 +138,20 @@ def find_run(
     "One run; raises `RunError` when there is none, or more than one."
     if (Path(name) / "run.json").is_file():
         return open_run(Path(name))
-    runs = all_runs(settings)
-    if name == "last" and runs:
-        return runs[0]
-    found = [run for run in runs if run.id.startswith(name)]
-    if len(found) != 1 or not name:
-        what = f"{len(found)} runs begin with {name!r}." if len(found) > 1 else unknown("run", name, [r.id for r in runs[:8]])
-        raise RunError(f"{what} `llmops runs` lists them all.")
+    return by_name("run", name, all_runs(settings), "llmops runs")
+
+
+def by_name(
+    kind: str,  # What sort of thing it is, for the error
+    name: str,  # Id, the beginning of one, or "last"
+    known: Sequence[Named],  # The newest first
+    listed: str,  # Command that lists them
+) -> Named:
+    "The one that a name means; raises `RunError` when there is none, or more than one."
+    found = known[:1] if name == "last" else [one for one in known if name and one.id.startswith(name)]
+    if len(found) != 1:
+        what = f"{len(found)} {kind}s begin with {name!r}." if len(found) > 1 else unknown(kind, name, [one.id for one in known[:8]])
+        raise RunError(f"{what} `{listed}` lists them all.")
     return found[0]
 
 # %% ../nbs/60_runs.ipynb #042d9eca

@@ -30,7 +30,7 @@ from .forecasts import Forecast, forecast, refuse
 from .local import local_model, sharing
 from .prices import total
 from .rubrics import load_rubric
-from .runs import resume_run
+from .runs import by_name, resume_run
 from .scorers import standard_scorers
 from .sequential import to_drop
 from .settings import Settings
@@ -136,14 +136,7 @@ def find_sweep(
     "One sweep; raises `RunError` when there is none, or more than one."
     if (Path(name) / "sweep.json").is_file():
         return open_sweep(Path(name))
-    sweeps = all_sweeps(settings)
-    if name == "last" and sweeps:
-        return sweeps[0]
-    found = [sweep for sweep in sweeps if sweep.id.startswith(name)]
-    if len(found) != 1 or not name:
-        what = f"{len(found)} sweeps begin with {name!r}." if len(found) > 1 else unknown("sweep", name, [s.id for s in sweeps[:8]])
-        raise RunError(f"{what} `llmops sweep list` lists them all.")
-    return found[0]
+    return by_name("sweep", name, all_sweeps(settings), "llmops sweep list")
 
 
 def save_sweep(
