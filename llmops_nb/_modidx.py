@@ -373,6 +373,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'llmops_nb.edits.Edit.lines': ('edits.html#edit.lines', 'llmops_nb/edits.py'),
                                  'llmops_nb.edits.Edit.write': ('edits.html#edit.write', 'llmops_nb/edits.py'),
                                  'llmops_nb.edits._differences': ('edits.html#_differences', 'llmops_nb/edits.py'),
+                                 'llmops_nb.edits._dumped': ('edits.html#_dumped', 'llmops_nb/edits.py'),
                                  'llmops_nb.edits._in_braces': ('edits.html#_in_braces', 'llmops_nb/edits.py'),
                                  'llmops_nb.edits._placed': ('edits.html#_placed', 'llmops_nb/edits.py'),
                                  'llmops_nb.edits._written': ('edits.html#_written', 'llmops_nb/edits.py'),

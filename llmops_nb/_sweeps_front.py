@@ -106,7 +106,7 @@ def _shown(before: Mapping[str, float], after: Mapping[str, float], lower: bool)
 
 def verdicts_of(sweep: Any, comparisons: Mapping[str, Any]) -> dict[str, Any]:
     "The verdict on every cell; on one that was dropped, what the race said: a test of a fixed number of items is too sure of it."
-    baseline = next(cell.label for cell in sweep.info.cells if cell.baseline)
+    baseline = next((cell.label for cell in sweep.info.cells if cell.baseline), "")
     found = {}
     for id, comparison in comparisons.items():
         cell, verdict = sweep.cell(id), comparison.verdict(sweep.info.plan.objective)

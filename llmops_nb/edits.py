@@ -70,7 +70,7 @@ def edit_app(
         kept = yaml.safe_load(after) == meant
     except yaml.YAMLError:
         kept = False
-    shown = after if kept else yaml.safe_dump(meant, sort_keys=False, allow_unicode=True)
+    shown = after if kept else _dumped(meant, sort_keys=False)
     return Edit(f"Set {', '.join(key if not section or key != 'alias' else 'model' for section, key, _ in wanted) or 'nothing'} in {path.name}", path, before, shown)
 
 
@@ -116,9 +116,15 @@ def _placed(text: str, section: str, key: str, value: Any) -> str:
 
 def _written(value: Any) -> str:
     "A value as YAML in one line."
+    return _dumped(value, default_flow_style=True, width=10_000).removesuffix("\n").removesuffix("\n...")
+
+
+def _dumped(value: Any, **options: Any) -> str:
+    "A value as YAML that reads back the same: a line break that only Unicode knows is escaped, since PyYAML would fold it."
     import yaml
 
-    return str(yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True)).removesuffix("\n").removesuffix("\n...")
+    text = str(yaml.safe_dump(value, allow_unicode=True, **options))
+    return str(yaml.safe_dump(value, **options)) if re.search("[\x85\u2028\u2029]", text) else text
 
 
 def _in_braces(inside: str, key: str, value: Any) -> str:

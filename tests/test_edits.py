@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from llmops_nb.app import override, read_definition
 from llmops_nb.core import ConfigurationError
@@ -30,11 +30,13 @@ VALUES = st.fixed_dictionaries(
         "seed": st.integers(0, 99),
     },
 )
+UNICODE_BREAKS = {"model": "a\x85b\u2028\u2029"}
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(values=VALUES)
+@example(values=UNICODE_BREAKS)
 def test_the_file_means_what_was_asked_for(shape: str, values: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "app.yaml"
     path.write_text(shape, encoding="utf-8")
