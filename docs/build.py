@@ -18,7 +18,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent
-FLOORS = ["Ground", "Material", "Models", "Retrieval", "App", "Judgement", "Runs", "Decisions", "Doors"]
+FLOORS = ["Ground", "Material", "Models", "Documents", "Retrieval and App", "Judgement", "Runs", "Decisions", "Doors", "Doors"]
 TEXTS = ["docs/method.md", "CONTRIBUTING.md", "CHANGELOG.md"]  # In the site beside the pages
 DIRECTIVES = re.compile(r"^(#\s*\|.*\n?)+")
 LINK = re.compile(r"\]\((?:\.\./)?([\w./-]+)\.(?:ipynb|md)(#[^)]*)?\)")  # To another page or text

@@ -152,6 +152,7 @@ class Chunk:
     end: int  # One past the last character
     heading: str = ""  # The headings above it, outermost first
     version: str = ""  # Digest of the chunk's text: changes when its source does
+    page: int = 0  # The page of its document that it begins on, 0 when that has no pages
 
 
 @dataclass(frozen=True)
