@@ -1123,6 +1123,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'llmops_nb.retrieve.Retrieval.__post_init__': ( 'retrieve.html#retrieval.__post_init__',
                                                                                     'llmops_nb/retrieve.py'),
                                     'llmops_nb.retrieve.Retrieval.recipe': ('retrieve.html#retrieval.recipe', 'llmops_nb/retrieve.py'),
+                                    'llmops_nb.retrieve._no_filter': ('retrieve.html#_no_filter', 'llmops_nb/retrieve.py'),
                                     'llmops_nb.retrieve._ranked': ('retrieve.html#_ranked', 'llmops_nb/retrieve.py'),
                                     'llmops_nb.retrieve.bm25': ('retrieve.html#bm25', 'llmops_nb/retrieve.py'),
                                     'llmops_nb.retrieve.build_retriever': ('retrieve.html#build_retriever', 'llmops_nb/retrieve.py'),

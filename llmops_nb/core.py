@@ -286,9 +286,9 @@ class Reranker(Protocol):
 
 
 class Retriever(Protocol):
-    "A query in, the best passages out."
+    "A query in, the best passages out: at most `k`, of documents whose metadata satisfy `where`, when it says anything."
 
-    def __call__(self, query: str, k: int) -> list[Passage]: ...
+    def __call__(self, query: str, k: int, where: Mapping[str, Any] | None = None) -> list[Passage]: ...
 
 # %% ../nbs/00_core.ipynb #50df86db
 class Scorer(Protocol):

@@ -5,8 +5,9 @@
 # %% ../nbs/45_retrieve.ipynb #e1adfdd6
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from .chunks import in_context
 from .core import ConfigurationError, Embedder, Passage, Reranker, Retriever, unknown
@@ -16,6 +17,11 @@ from .index import Index, Recipe, matching, nearest
 __all__ = ['dense', 'bm25', 'rrf', 'fused', 'reranked', 'Retrieval', 'build_retriever']
 
 # %% ../nbs/45_retrieve.ipynb #8c90695c
+def _no_filter(where: Mapping[str, Any] | None) -> None:
+    if where:
+        raise ConfigurationError(f"This index cannot filter by {', '.join(map(str, where))}. Ask without a filter.")
+
+
 def dense(
     index: Index,  # With vectors
     embedder: Embedder,  # The one that made them
@@ -26,7 +32,8 @@ def dense(
         made = f"made by {index.meta.embedder!r}" if index.meta.embedder else "of words only"
         raise ConfigurationError(f"Embedder {embedder.name!r} cannot search an index {made}. Build the index with the embedder that is to search it.")
 
-    def search(query: str, k: int) -> list[Passage]:
+    def search(query: str, k: int, where: Mapping[str, Any] | None = None) -> list[Passage]:
+        _no_filter(where)
         if not query.strip() or k < 1:
             return []
         return [Passage(chunk, score, {"dense": score}) for chunk, score in nearest(index, embedder([prefix + query])[0], k)]
@@ -39,7 +46,8 @@ def bm25(
 ) -> Retriever:
     "Search by word."
 
-    def search(query: str, k: int) -> list[Passage]:
+    def search(query: str, k: int, where: Mapping[str, Any] | None = None) -> list[Passage]:
+        _no_filter(where)
         return [Passage(chunk, score, {"bm25": score}) for chunk, score in matching(index, query, k)]
 
     return search
@@ -72,8 +80,8 @@ def fused(
     "Search in several ways and fuse the rankings."
     constant = k
 
-    def search(query: str, k: int) -> list[Passage]:
-        rankings = [retriever(query, max(depth, k)) for retriever in retrievers]
+    def search(query: str, k: int, where: Mapping[str, Any] | None = None) -> list[Passage]:
+        rankings = [retriever(query, max(depth, k), where) for retriever in retrievers]
         known: dict[str, Passage] = {}
         for passage in (passage for ranking in rankings for passage in ranking):
             before = known.get(passage.chunk.id, passage)
@@ -91,8 +99,8 @@ def reranked(
 ) -> Retriever:
     "Search, then order the best candidates by a model that reads query and passage together."
 
-    def search(query: str, k: int) -> list[Passage]:
-        candidates = retriever(query, max(depth, k)) if k > 0 else []
+    def search(query: str, k: int, where: Mapping[str, Any] | None = None) -> list[Passage]:
+        candidates = retriever(query, max(depth, k), where) if k > 0 else []
         if not candidates:
             return []
         scores = [float(score) for score in reranker(query, [in_context(passage.chunk) for passage in candidates])]

@@ -52,7 +52,7 @@ def passage(id, score=0.0, **scores):
 
 
 def fixed(*ids, stage="s"):
-    return lambda query, k: [passage(id, 1 / n, **{stage: 1 / n}) for n, id in enumerate(ids, start=1)][:k]
+    return lambda query, k, where=None: [passage(id, 1 / n, **{stage: 1 / n}) for n, id in enumerate(ids, start=1)][:k]
 
 
 def ids(passages):
