@@ -218,7 +218,8 @@ class Evidence:
     "Where in the corpus the answer stands."
 
     document: str  # Id of the document
-    quote: str  # Its exact words, white space aside
+    quote: str = ""  # Its exact words, white space aside; "" is the whole document
+    grade: float = 1.0  # How much it is worth, as a judge said; 0 or less: judged not relevant
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -72,7 +73,10 @@ def _said(item: Item) -> dict[str, Any]:
     "What an item says beyond its defaults: an item is the same whether a default stands in its line or not."
     default = Item(item.id, item.question)
     values = {f.name: getattr(item, f.name) for f in fields(Item)}
-    return {name: msgspec.to_builtins(value) for name, value in values.items() if name in ("id", "question") or value != getattr(default, name)}
+    said = {name: msgspec.to_builtins(value) for name, value in values.items() if name in ("id", "question") or value != getattr(default, name)}
+    if item.evidence:
+        said["evidence"] = [{"document": e.document, "quote": e.quote} | ({"grade": e.grade} if e.grade != 1 else {}) for e in item.evidence]
+    return said
 
 # %% ../nbs/12_datasets.ipynb #66c57bf7
 def _card(golden: GoldenSet) -> str:
@@ -133,6 +137,8 @@ def check_item(
         raise DataError(f"{where}: {unknown('review state', item.review, REVIEWS)}")
     if any(not group or not all(w.strip() for w in group) for group in item.facts):
         raise DataError(f"{where}: every fact needs at least one wording, and no wording may be empty.")
+    if any(not e.document or not math.isfinite(e.grade) for e in item.evidence):
+        raise DataError(f"{where}: evidence names its document, and its grade is a number.")
     if not item.answerable and (item.facts or item.evidence):
         raise DataError(f"{where}: an item that cannot be answered has no facts and no evidence.")
 
