@@ -811,6 +811,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'llmops_nb.imports._facts': ('imports.html#_facts', 'llmops_nb/imports.py'),
                                    'llmops_nb.imports._fits': ('imports.html#_fits', 'llmops_nb/imports.py'),
                                    'llmops_nb.imports._format': ('imports.html#_format', 'llmops_nb/imports.py'),
+                                   'llmops_nb.imports._grade': ('imports.html#_grade', 'llmops_nb/imports.py'),
                                    'llmops_nb.imports._item': ('imports.html#_item', 'llmops_nb/imports.py'),
                                    'llmops_nb.imports._one_text': ('imports.html#_one_text', 'llmops_nb/imports.py'),
                                    'llmops_nb.imports._part': ('imports.html#_part', 'llmops_nb/imports.py'),

@@ -55,14 +55,14 @@ def check_evidence(
     golden: GoldenSet,  # Items that quote
     corpus: Corpus,  # What they quote from
 ) -> EvidenceReport:
-    "Look every quote up in its document; white space aside, the words must stand there exactly."
+    "Look every quote up in its document; white space aside, the words must stand there exactly. An empty quote needs its document alone."
     known = {document.id for document in corpus.documents}
-    quotes = [(item.id, evidence) for item in golden for evidence in item.evidence]
+    quotes = [(item.id, evidence) for item in golden for evidence in item.evidence if evidence.grade > 0]
     found = []
     for item, evidence in quotes:
         if evidence.document not in known:
             found.append(Difference(item, evidence.document, "no such document", evidence.quote))
-        elif find_quote(corpus.document(evidence.document).text, evidence.quote) is None:
+        elif evidence.quote.strip() and find_quote(corpus.document(evidence.document).text, evidence.quote) is None:
             found.append(Difference(item, evidence.document, "quote not found", evidence.quote))
     return EvidenceReport(corpus.name, len(quotes), tuple(found))
 
@@ -79,10 +79,11 @@ def evidence_found(
     known = {document.id for document in corpus.documents}
     found = []
     for evidence in item.evidence:
-        if evidence.document not in known:
+        if evidence.document not in known or evidence.grade <= 0:
             continue
         document = corpus.document(evidence.document)
-        if find_quote(document.text, evidence.quote) is None:
+        quote = evidence.quote if evidence.quote.strip() else document.text
+        if find_quote(document.text, quote) is None:
             continue
-        found.append((evidence, coverage([p.chunk for p in passages], document, evidence.quote)))
+        found.append((evidence, coverage([p.chunk for p in passages], document, quote)))
     return found

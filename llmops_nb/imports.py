@@ -140,7 +140,7 @@ def _facts(value: Any) -> tuple[tuple[str, ...], ...]:
 # %% ../nbs/13_imports.ipynb #e7a09476
 def _evidence(cell: Mapping[str, Any], documents: dict[str, Document]) -> tuple[Evidence, ...]:
     "Evidence from a column of its own, or from contexts and the documents they stand in."
-    found = [Evidence(_word(e.get("document")), _word(e.get("quote"))) for e in _several(cell.get("evidence")) if isinstance(e, Mapping)]
+    found = [Evidence(_word(e.get("document")), _word(e.get("quote")), _grade(e.get("grade"))) for e in _several(cell.get("evidence")) if isinstance(e, Mapping)]
     named = [_word(name) for name in _several(cell.get("document"))]
     for place, context in enumerate(_several(cell.get("quote"))):
         inner = context if isinstance(context, Mapping) else {}
@@ -153,6 +153,14 @@ def _evidence(cell: Mapping[str, Any], documents: dict[str, Document]) -> tuple[
                 documents[name] = Document(name, before + text)
             found.append(Evidence(name, text))
     return tuple(found)
+
+
+def _grade(value: Any) -> float:
+    "How much evidence is worth: 1 unless somebody says."
+    try:
+        return 1.0 if value is None else float(value)
+    except (TypeError, ValueError):
+        raise DataError(f"the grade of its evidence is {_word(value)[:40]!r}, not a number") from None
 
 
 def _yes_no(value: Any, column: str, default: bool) -> bool:
@@ -238,34 +246,36 @@ def _sentence(context: str, answer: str, at: int, notes: Counter[str]) -> str:
 
 # %% ../nbs/13_imports.ipynb #6bb141b7
 def _beir_rows(folder: Path, encoding: str, notes: Counter[str], documents: dict[str, Document], keep: bool) -> Iterator[Row]:
-    "The queries of a BEIR folder with the text of their relevant documents."
-    judged: dict[str, dict[str, None]] = {}
+    "The queries of a BEIR folder with their judgements, relevant documents first."
+    judged: dict[str, dict[str, float]] = {}
     splits: dict[str, str] = {}
     files = sorted([*folder.glob("qrels/*.tsv*"), *folder.glob("qrels.tsv*")])
     for file in files:
-        for query, document, relevant in _qrels(file, encoding):
-            if not relevant:
-                notes["judgements say that a document is not relevant; they are left out"] += 1
-            else:
-                judged.setdefault(query, {})[document] = None
+        for query, document, grade in _qrels(file, encoding):
+            known = judged.setdefault(query, {})
+            known[document] = max(grade, known.get(document, grade))
+            if grade > 0:
                 splits[query] = "test" if file.name.startswith("test") or splits.get(query) == "test" else "dev"
-    wanted = {document for some in judged.values() for document in some}
-    texts: dict[str, str] = {}
+    wanted = {document for some in judged.values() for document, grade in some.items() if grade > 0}
+    there = set[str]()
     for _, row, problem in json_rows(_part(folder, "corpus.jsonl"), encoding) if keep or wanted else ():
         key = _word(row.get("_id", row.get("id")))
-        texts |= {key: _word(row.get("text"))} if key in wanted else {}
+        there |= {key} if key in wanted and _word(row.get("text")).strip() else set()
         if keep and not problem:
             documents[key] = Document(key, _word(row.get("text")), _word(row.get("title")))
     if not files:
         notes["qrels files were found: the questions come in without evidence, and retrieval cannot be judged by them"] = 0
     for where, row, problem in json_rows(_part(folder, "queries.jsonl"), encoding):
         key = _word(row.get("_id", row.get("id")))
-        found = [{"document": document, "quote": texts[document]} for document in judged.get(key, ()) if texts.get(document, "").strip()]
-        notes["relevant documents are missing from the corpus, or empty"] += len(judged.get(key, ())) - len(found)
+        grades = sorted(judged.get(key, {}).items(), key=lambda judgement: judgement[1] <= 0)
+        found = [{"document": document, "grade": grade} for document, grade in grades if grade > 0 and document in there]
+        rest = [{"document": document, "grade": grade} for document, grade in grades if grade <= 0]
+        notes["relevant documents are missing from the corpus, or empty"] += len(grades) - len(found) - len(rest)
+        notes["judgements say that a document is not relevant; they are kept with their grade"] += len(rest)
         if files and not found and not problem:
             problem = "no document of the corpus is judged relevant to it"
         own = "" if any(file.parent.name == "qrels" for file in files) else row.get("metadata.split", row.get("split", ""))
-        yield where, {**row, "evidence": found, "split": splits.get(key, "") if not own else own}, problem
+        yield where, {**row, "evidence": found + rest, "split": splits.get(key, "") if not own else own}, problem
 
 # %% ../nbs/13_imports.ipynb #6e6ef34f
 def _part(folder: Path, name: str) -> Path:
@@ -276,8 +286,8 @@ def _part(folder: Path, name: str) -> Path:
     return found
 
 
-def _qrels(file: Path, encoding: str) -> Iterator[tuple[str, str, bool]]:
-    "Judgements: query, document, whether it is relevant; with three columns (BEIR) or four (TREC)."
+def _qrels(file: Path, encoding: str) -> Iterator[tuple[str, str, float]]:
+    "Judgements: query, document, grade; with three columns (BEIR) or four (TREC)."
     for number, line in enumerate(text_of(file, encoding).splitlines(), start=1):
         cells = line.split("\t") if "\t" in line else line.split()
         cells = [cells[0], *cells[2:]] if len(cells) == 4 else cells
@@ -285,7 +295,7 @@ def _qrels(file: Path, encoding: str) -> Iterator[tuple[str, str, bool]]:
             continue
         if len(cells) != 3 or not re.fullmatch(r"-?\d+(\.\d+)?", cells[2].strip()):
             raise DataError(f"{file.name}:{number}: a judgement is query, document and a number, with tabs between: {line[:60]!r}")
-        yield cells[0].strip(), cells[1].strip(), float(cells[2]) > 0
+        yield cells[0].strip(), cells[1].strip(), float(cells[2])
 
 # %% ../nbs/13_imports.ipynb #80025330
 _EARLIER = ("history", "chat_history", "conversation", "messages", "turns")  # Columns of what was said before a question

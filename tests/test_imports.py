@@ -235,7 +235,8 @@ def test_beir_folder(tmp_path: Path) -> None:
     head = "query-id\tcorpus-id\tscore\n"
     folder = beir(tmp_path / "set", {"qrels/test.tsv": f"{head}q1\td1\t1\nq1\td2\t2\nq2\td1\t0\n", "qrels/train.tsv": f"{head}q2\td2\t1\nq3\td3\t1\nq3\tnone\t1\n"})
     imported = import_golden(folder)
-    assert [(i.id, i.split, [e.document for e in i.evidence], i.origin) for i in imported.golden] == [("q1", "test", ["d1", "d2"], "beir"), ("q2", "dev", ["d2"], "beir")]
+    assert [(i.id, i.split, [e.document for e in i.evidence], i.origin) for i in imported.golden] == [("q1", "test", ["d1", "d2"], "beir"), ("q2", "dev", ["d2", "d1"], "beir")]
+    assert imported.golden["q1"].evidence == (Evidence("d1"), Evidence("d2", grade=2)) and imported.golden["q2"].evidence[1] == Evidence("d1", grade=0)
     assert reasons(imported) == [f"queries.jsonl:{n}: no document of the corpus is judged relevant to it" for n in (3, 4)]
     assert "1 judgements say that a document is not relevant" in str(imported.report) and "2 relevant documents are missing" in str(imported.report)
     assert imported.documents == () and len(import_golden(folder, documents=True).documents) == 3
