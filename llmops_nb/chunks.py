@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -16,7 +17,8 @@ from .documents import Heading, Line, find_quote, headings_of, lines_of
 from .store import digest
 
 # %% auto #0
-__all__ = ['Fits', 'approximate_tokens', 'chunk_document', 'body_of', 'in_context', 'coverage', 'covers']
+__all__ = ['Fits', 'approximate_tokens', 'sections_of', 'chunk_document', 'chunks_at', 'body_of', 'in_context', 'coverage',
+           'covers']
 
 # %% ../nbs/31_chunks.ipynb #5cdb9050
 @dataclass(frozen=True)
@@ -142,7 +144,9 @@ def approximate_tokens(
     return sum(1 + (len(part) - 1) // 8 for part in re.findall(r"\w+|[^\w\s]+", text))
 
 
-def _sections(lines: list[Line]) -> Iterator[tuple[int, int, int, tuple[str, ...]]]:
+def sections_of(
+    lines: list[Line],  # As `lines_of` gives them
+) -> Iterator[tuple[int, int, int, tuple[str, ...]]]:
     "First line, first line below the heading, one past the last line, and the headings above; a heading without text goes to the next section."
     headings = headings_of(lines)
     path: list[Heading] = []
@@ -172,7 +176,7 @@ def chunk_document(
     def fits(start: int, end: int, most: int = size - overlap) -> bool:
         return count(text[slice(*_trim(text, start, end))]) <= most
 
-    for first, body, last, path in _sections(lines):
+    for first, body, last, path in sections_of(lines):
         heading = [_Piece(starts(first), starts(body), True)] if first < body else []
         pieces = [*heading, *_pieces(_blocks(lines, body, last), starts, fits)]
         previous: _Piece | None = None
@@ -180,10 +184,18 @@ def chunk_document(
             back = _back(text, previous, piece, overlap, size, fits) if overlap and previous else piece.start
             spans.append((*_trim(text, back, piece.end), " > ".join([*path, *piece.terms]) or document.title))
             previous = piece
-    parts = [(start, end, heading) for start, end, heading in spans if start < end]
+    return chunks_at(document, spans)
+
+
+def chunks_at(
+    document: Document,  # Where they stand
+    spans: Iterable[tuple[int, int, str]],  # First character, one past the last, and the headings above
+) -> list[Chunk]:  # Numbered; empty spans are left out
+    "The chunks that stand at some places of a document, with the page each begins on."
+    text, pages = document.text, document.metadata.get("pages") or ()
     return [
-        Chunk(f"{document.id}#{number}", document.id, text[start:end], start, end, heading, digest(text[start:end]))
-        for number, (start, end, heading) in enumerate(parts, start=1)
+        Chunk(f"{document.id}#{number}", document.id, text[start:end], start, end, heading, digest(text[start:end]), bisect_right(pages, start))
+        for number, (start, end, heading) in enumerate((span for span in spans if span[0] < span[1]), start=1)
     ]
 
 # %% ../nbs/31_chunks.ipynb #efa99d67

@@ -11,7 +11,7 @@ import logging
 import os
 import sqlite3
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -129,6 +129,20 @@ class OnnxEmbedder:
         rows = [row[0] for row in self._network([(self._prefix + text,) for text in texts])]
         return np.stack([row / np.linalg.norm(row) for row in rows]) if rows else np.zeros((0, self.width), np.float32)
 
+    def count(
+        self,
+        text: str,  # Any text
+    ) -> int:  # Tokens as its own tokenizer sees them, marks for beginning and end left out
+        "How many tokens of the network's window a text takes."
+        return len(self._counter.encode(clean(text), add_special_tokens=False).ids)
+
+    @functools.cached_property
+    def _counter(self) -> Any:
+        "Its tokenizer once more: the one that is used cuts texts off."
+        found = need("tokenizers", "retrieval").Tokenizer.from_str(self._network.tokenizer.backend_tokenizer.to_str())
+        found.no_truncation()
+        return found
+
 # %% ../nbs/26_embedders.ipynb #a242bec6
 class Vectors:
     "Vectors in one SQLite file, by embedder and text; safe for several processes."
@@ -188,13 +202,23 @@ class CachedEmbedder:
         "The digest of the embedder inside."
         return self.embedder.digest
 
+    @property
+    def count(self) -> Callable[[str], int] | None:
+        "How the embedder inside counts tokens, if it can."
+        return getattr(self.embedder, "count", None)
+
+    def missing(self, texts: Sequence[str]) -> int:
+        "How many distinct texts would have to be computed; raises `DataError` when the file is damaged."
+        keys = {_key(text) for text in texts}
+        return len(keys) - len(self.vectors.get(self.digest, list(keys)))
+
     def __call__(self, texts: Sequence[str]) -> Any:
         "The vectors of texts, remembered or computed; raises `DataError` when the file is damaged."
         import numpy as np
 
         if isinstance(texts, str) or not texts:
             return self.embedder(texts)
-        keys = [hashlib.sha256(clean(text).encode()).digest() for text in texts]
+        keys = [_key(text) for text in texts]
         found = self.vectors.get(self.digest, list(set(keys)))
         missing = [(key, text) for key, text in dict(zip(keys, texts, strict=True)).items() if key not in found]
         for start in range(0, len(missing), self.block):
@@ -206,13 +230,19 @@ class CachedEmbedder:
         return np.stack([np.frombuffer(found[key], np.float32) for key in keys])
 
 
+def _key(text: str) -> bytes:
+    "What a text is remembered under."
+    return hashlib.sha256(clean(text).encode()).digest()
+
+
 def cached_embedder(
     embedder: Embedder,  # Asked for what is not known yet
     path: Path,  # SQLite file; made when missing, shared by any number of embedders and processes
-) -> Embedder:  # Used like any other embedder
+    block: int = 64,  # New vectors are written after so many
+) -> CachedEmbedder:  # Used like any other embedder
     "The same embedder, computing each text once."
     path.parent.mkdir(parents=True, exist_ok=True)
-    return CachedEmbedder(embedder, Vectors(path))
+    return CachedEmbedder(embedder, Vectors(path), block)
 
 # %% ../nbs/26_embedders.ipynb #0dd77798
 class OnnxReranker:

@@ -23,7 +23,8 @@ from .core import Answer, ConfigurationError, Message, Model, ModelError, Usage,
 from .store import digest
 
 # %% auto #0
-__all__ = ['EchoModel', 'ScriptedModel', 'Wrapped', 'traced', 'request_body', 'read_reply', 'refusal', 'Endpoint']
+__all__ = ['EchoModel', 'ScriptedModel', 'Wrapped', 'traced', 'request_body', 'read_reply', 'refusal', 'key_of', 'post',
+           'Endpoint']
 
 # %% ../nbs/20_models.ipynb #848cfc7d
 @dataclass(frozen=True)
@@ -197,6 +198,17 @@ def _wait(headers: Mapping[str, str]) -> float | None:
         return None
 
 # %% ../nbs/20_models.ipynb #95805d56
+def key_of(
+    name: str,  # What the model is called here
+    variable: str,  # Name of the environment variable that holds its key, "" for none
+) -> str:
+    "The key of a model; raises `ConfigurationError` when the variable is not set."
+    found = os.environ.get(variable, "") if variable else ""
+    if variable and not found:
+        raise ConfigurationError(f"Model {name!r} needs a key in the environment variable {variable}, which is not set. Set it, or choose a local model.")
+    return found
+
+
 @functools.lru_cache(maxsize=64)
 def _pool(origin: str, process: int) -> Any:
     "Connections to one server, for one process."
@@ -205,8 +217,15 @@ def _pool(origin: str, process: int) -> Any:
     return urllib3.connectionpool.connection_from_url(origin, maxsize=256, block=False, retries=False)
 
 
-def _post(name: str, base_url: str, body: bytes, headers: Mapping[str, str], timeout: float) -> Any:
-    "One POST to the chat completions of a server; every way in which no reply comes is a `ModelError`."
+def post(
+    name: str,  # What the model is called here
+    base_url: str,  # Address up to and including /v1
+    path: str,  # What is asked there, e.g. "/chat/completions"
+    body: bytes,  # JSON
+    headers: Mapping[str, str],  # With the key, where there is one
+    timeout: float,  # Seconds
+) -> Any:
+    "One POST to a server; every way in which no reply comes is a `ModelError`."
     import urllib3.exceptions as failures
     from urllib3.util import Timeout
 
@@ -214,7 +233,7 @@ def _post(name: str, base_url: str, body: bytes, headers: Mapping[str, str], tim
     pool = _pool(f"{parts.scheme}://{parts.netloc}", os.getpid())
     try:
         limits = Timeout(connect=min(10.0, timeout), read=timeout)
-        return pool.urlopen("POST", f"{parts.path}/chat/completions", body=body, headers=headers, timeout=limits, redirect=False)
+        return pool.urlopen("POST", parts.path + path, body=body, headers=headers, timeout=limits, redirect=False)
     except failures.NewConnectionError as error:
         raise ModelError(f"No connection to {name} at {base_url}.", code="connection", retryable=True, provider=name) from error
     except failures.TimeoutError as error:
@@ -244,23 +263,15 @@ class Endpoint:
     def __call__(self, messages: Sequence[Message], **options: Any) -> Answer:
         "One request; raises `ModelError`, with its key struck out."
         check_options(options)
-        secret = self._key()
+        secret = key_of(self.name, self.key) or self.secret
         limit_name = "max_completion_tokens" if "//api.openai.com/" in self.base_url else "max_tokens"
         body = {**request_body(self.model or self.name, messages, options, limit_name), **self.extra}
         headers = {"content-type": "application/json", "accept": "application/json"}
         if secret:
             headers["authorization"] = f"Bearer {secret}"
         start = time.perf_counter()
-        reply = _post(self.name, self.base_url, msgspec.json.encode(body), headers, options.get("timeout", self.timeout))
+        reply = post(self.name, self.base_url, "/chat/completions", msgspec.json.encode(body), headers, options.get("timeout", self.timeout))
         latency = time.perf_counter() - start
         if reply.status != 200:
             raise refusal(self.name, reply.status, reply.data, reply.headers, secret)
         return read_reply(reply.data, self.name, messages, latency, "schema" in options)
-
-    def _key(self) -> str:
-        if not self.key:
-            return self.secret
-        found = os.environ.get(self.key, "")
-        if not found:
-            raise ConfigurationError(f"Model {self.name!r} needs a key in the environment variable {self.key}, which is not set. Set it, or choose a local model.")
-        return found

@@ -20,18 +20,19 @@ from .budgets import metered
 from .cache import Cache, cached
 from .core import Answer, ConfigurationError, Message, Model, ModelError, check_options, need, unknown
 from .limits import Limiter, limited, retrying
-from .models import EchoModel, Endpoint, read_reply, refusal, request_body, traced
+from .models import EchoModel, Endpoint, key_of, read_reply, refusal, request_body, traced
 from .prices import Price, fixed_price, listed_price, machine_price, priced
 from .settings import ModelSpec, Settings, load_settings
 from .store import digest
 from .weights import CATALOGUE
 
 # %% auto #0
-__all__ = ['LiteLLMModel', 'litellm_refusal', 'known_models', 'bare_model', 'resolve', 'answer_cache']
+__all__ = ['litellm_library', 'LiteLLMModel', 'litellm_refusal', 'known_models', 'bare_model', 'dependable', 'resolve',
+           'answer_cache']
 
 # %% ../nbs/28_providers.ipynb #1e32851c
 @functools.cache
-def _litellm() -> Any:
+def litellm_library() -> Any:
     "LiteLLM, imported without its look-up of prices over the network."
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     library = need("litellm", "litellm")
@@ -58,10 +59,8 @@ class LiteLLMModel:
     def __call__(self, messages: Sequence[Message], **options: Any) -> Answer:
         "One request through LiteLLM; raises `ModelError`."
         check_options(options)
-        secret = os.environ.get(self.key, "") if self.key else ""
-        if self.key and not secret:
-            raise ConfigurationError(f"Model {self.name!r} needs a key in the environment variable {self.key}, which is not set. Set it, or choose a local model.")
-        library = _litellm()
+        secret = key_of(self.name, self.key)
+        library = litellm_library()
         body = request_body(self.model, messages, options)
         body |= {"timeout": options.get("timeout", self.timeout), "num_retries": 0, "max_retries": 0}
         body |= {k: v for k, v in (("api_key", secret), ("base_url", self.base_url)) if v}
@@ -141,6 +140,19 @@ _caches: dict[tuple[Path, int], Cache] = {}
 _lock = threading.Lock()
 
 
+def dependable(
+    bare: Model,  # With nothing around it
+    price: Price,  # What its calls cost
+    settings: Settings,  # How many calls at once, how many tries
+) -> Model:
+    "The same model, which waits for its place, tries again, knows its price and keeps to the budget."
+    address = getattr(bare, "base_url", "") or bare.name
+    with _lock:
+        limiter = _limiters.setdefault((address, os.getpid()), Limiter(max(64, settings.concurrency)))
+    timeout = float(getattr(bare, "timeout", 600.0))
+    return retrying(limited(metered(priced(bare, price), price, timeout), limiter), settings.retries)
+
+
 def resolve(
     alias: str = "",  # Name of a model; default: the one in the settings
     settings: Settings | None = None,  # Default: the nearest settings.ini
@@ -148,11 +160,7 @@ def resolve(
     "The model behind an alias, with everything around it; raises `ConfigurationError` with the names known."
     settings = settings or load_settings()
     bare, price = bare_model(alias or settings.model, settings)
-    address = getattr(bare, "base_url", "") or bare.name
-    with _lock:
-        limiter = _limiters.setdefault((address, os.getpid()), Limiter(max(64, settings.concurrency)))
-    timeout = float(getattr(bare, "timeout", 600.0))
-    model = retrying(limited(metered(priced(bare, price), price, timeout), limiter), settings.retries)
+    model = dependable(bare, price, settings)
     if settings.cache and bare.name != "echo":
         model = cached(model, answer_cache(settings))
     return traced(model)

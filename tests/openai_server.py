@@ -47,6 +47,9 @@ class Server(asyncio.Protocol):
             self.send(200, {"open": Server.open_now, "most_open": Server.most_open, "seen": Server.seen})
             return
         request = json.loads(body)
+        if b"/embeddings " in head.partition(b"\r\n")[0]:
+            self.embed(request)
+            return
         text = request["messages"][-1]["content"]
         Server.seen[text] = Server.seen.get(text, 0) + 1
         if self.log is not None:
@@ -54,6 +57,26 @@ class Server(asyncio.Protocol):
         Server.open_now += 1
         Server.most_open = max(Server.most_open, Server.open_now)
         asyncio.get_running_loop().call_later(self.latency, self.reply, request, text)
+
+    def embed(self, request: dict) -> None:  # type: ignore[type-arg]
+        "Letter counts as vectors, in an order that is not the order asked for; `fault:` as for questions."
+        texts = request["input"]
+        key = "|".join(texts)
+        Server.seen[key] = Server.seen.get(key, 0) + 1
+        if self.log is not None:
+            os.write(self.log, json.dumps([time.time(), texts]).encode() + b"\n")
+        rows = [{"object": "embedding", "index": n, "embedding": [1.0 + text.lower().count(letter) for letter in "etaoinsh"]} for n, text in enumerate(texts)]
+        if "fault:429" in key and Server.seen[key] == 1:
+            self.send(429, {"error": {"message": "Slow down"}}, "retry-after: 0\r\n")
+        elif "fault:auth" in key:
+            self.send(401, {"error": {"message": "Incorrect API key provided: sk-verysecret123"}})
+        elif "fault:short" in key:
+            self.send(200, {"data": rows[:-1], "usage": {"prompt_tokens": 1, "total_tokens": 1}})
+        elif "fault:zero" in key:
+            self.send(200, {"data": [{**row, "embedding": [0.0] * 8} for row in rows], "usage": {"prompt_tokens": 1, "total_tokens": 1}})
+        else:
+            tokens = sum(len(text.split()) for text in texts)
+            self.send(200, {"object": "list", "model": request["model"], "data": rows[::-1], "usage": {"prompt_tokens": tokens, "total_tokens": tokens}})
 
     def reply(self, request: dict, text: str) -> None:  # type: ignore[type-arg]
         Server.open_now -= 1
