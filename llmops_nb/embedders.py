@@ -26,8 +26,8 @@ from .weights import CATALOGUE, ensure, sha256
 log = logging.getLogger(__name__)
 
 # %% auto #0
-__all__ = ['log', 'read_tokenizer', 'clean', 'Network', 'OnnxEmbedder', 'Vectors', 'CachedEmbedder', 'cached_embedder',
-           'OnnxReranker', 'CachedReranker', 'cached_reranker', 'embedder', 'reranker']
+__all__ = ['log', 'read_tokenizer', 'clean', 'Network', 'OnnxEmbedder', 'Vectors', 'CachedEmbedder', 'missing_vectors',
+           'cached_embedder', 'OnnxReranker', 'CachedReranker', 'cached_reranker', 'embedder', 'reranker']
 
 # %% ../nbs/26_embedders.ipynb #181de889
 _SPECIAL = {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]", "mask_token": "[MASK]"}
@@ -207,11 +207,6 @@ class CachedEmbedder:
         "How the embedder inside counts tokens, if it can."
         return getattr(self.embedder, "count", None)
 
-    def missing(self, texts: Sequence[str]) -> int:
-        "How many distinct texts would have to be computed; raises `DataError` when the file is damaged."
-        keys = {_key(text) for text in texts}
-        return len(keys) - len(self.vectors.get(self.digest, list(keys)))
-
     def __call__(self, texts: Sequence[str]) -> Any:
         "The vectors of texts, remembered or computed; raises `DataError` when the file is damaged."
         import numpy as np
@@ -233,6 +228,15 @@ class CachedEmbedder:
 def _key(text: str) -> bytes:
     "What a text is remembered under."
     return hashlib.sha256(clean(text).encode()).digest()
+
+
+def missing_vectors(
+    embedder: CachedEmbedder,  # With what it remembers
+    texts: Sequence[str],  # To be embedded
+) -> int:
+    "How many distinct texts would have to be computed; raises `DataError` when the file is damaged."
+    keys = {_key(text) for text in texts}
+    return len(keys) - len(embedder.vectors.get(embedder.digest, list(keys)))
 
 
 def cached_embedder(

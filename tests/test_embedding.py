@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from llmops_nb.budgets import Budget, Limits, spending
 from llmops_nb.core import BudgetError, ConfigurationError, DataError, ModelError
+from llmops_nb.embedders import missing_vectors
 from llmops_nb.embedding import HostedEmbedder, VectorModel, embed_all, embedding_bar, open_embedder
 from llmops_nb.settings import ModelSpec, Settings
 from loopback import Loopback, loopback
@@ -46,12 +47,12 @@ def test_a_hosted_embedder_gives_unit_vectors_in_order_and_once(name: str, serve
     monkeypatch.setenv("LOOP_KEY", "sk-loop")
     texts = [f"text number {n} " + "e" * (n % 7) for n in range(300)]
     embed = open_embedder(name, settings(server, tmp_path))
-    assert embed.missing(texts) == 300
+    assert missing_vectors(embed, texts) == 300
     rows = embed_all(embed, texts)
     assert np.allclose(rows, letters(texts), atol=1e-6)
     assert sorted(len(request) for request in asked(tmp_path)) == [44, 64, 64, 64, 64]
     again = open_embedder(name, settings(server, tmp_path))
-    assert again.missing([*texts, "a new one"]) == 1
+    assert missing_vectors(again, [*texts, "a new one"]) == 1
     assert (embed_all(again, texts) == rows).all() and len(asked(tmp_path)) == 5
 
 
@@ -115,6 +116,7 @@ def test_a_killed_job_goes_on_where_it_stopped(server: Loopback, tmp_path: Path)
     "Blocks that were written are not asked for again; at most the block under way is."
     code = f"""
 from pathlib import Path
+from llmops_nb.embedders import missing_vectors
 from llmops_nb.embedding import HostedEmbedder, VectorModel, embed_all
 from llmops_nb.embedders import cached_embedder
 from llmops_nb.settings import ModelSpec
