@@ -224,7 +224,7 @@ class CachedEmbedder:
             found.update(new)
         return np.stack([np.frombuffer(found[key], np.float32) for key in keys])
 
-
+# %% ../nbs/26_embedders.ipynb #5b1d2f81
 def _key(text: str) -> bytes:
     "What a text is remembered under."
     return hashlib.sha256(clean(text).encode()).digest()

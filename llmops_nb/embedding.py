@@ -127,6 +127,12 @@ class VectorModel:
         return Answer("", self.name, Usage(prompt_tokens=reply.usage.prompt_tokens, latency=latency), data=rows)
 
 # %% ../nbs/29_embedding.ipynb #8a227ff2
+def _sum(one: Usage, other: Usage) -> Usage:
+    "What two requests took together."
+    tokens, attempts = one.prompt_tokens + other.prompt_tokens, one.attempts + other.attempts
+    return replace(one, prompt_tokens=tokens, attempts=attempts, cost=total([one.cost, other.cost]), latency=one.latency + other.latency)
+
+# %% ../nbs/29_embedding.ipynb #3165af55
 class HostedEmbedder:
     "An embedder behind a provider's address."
 
@@ -156,8 +162,8 @@ class HostedEmbedder:
             blocks = list(pool.map(self._ask, parts))
         finally:
             pool.shutdown(cancel_futures=True)  # A job that failed must not ask for the rest first
-        if len({block.shape[1] for block in blocks}) > 1:
-            raise ConfigurationError(f"Embedder {self.name!r} returned vectors of {sorted({block.shape[1] for block in blocks})} dimensions: all must have one length.")
+        if len(widths := {block.shape[1] for block in blocks}) > 1:
+            raise ConfigurationError(f"Embedder {self.name!r} returned vectors of {sorted(widths)} dimensions: all must have one length.")
         return np.concatenate(blocks) if blocks else np.zeros((0, 0), np.float32)
 
     def _ask(self, texts: Sequence[str]) -> Any:
@@ -166,16 +172,14 @@ class HostedEmbedder:
 
         answer = self._model([Message(role="user", content=text) for text in texts], max_tokens=1)  # Nothing is written: a bound for the budget
         with self._lock:
-            before, new = self.usage, answer.usage
-            tokens, attempts = before.prompt_tokens + new.prompt_tokens, before.attempts + new.attempts
-            self.usage = replace(before, prompt_tokens=tokens, attempts=attempts, cost=total([before.cost, new.cost]), latency=before.latency + new.latency)
+            self.usage = _sum(self.usage, answer.usage)
         rows = np.asarray(answer.data, np.float32)
         lengths = np.linalg.norm(rows, axis=1, keepdims=True)
         if not np.isfinite(rows).all() or not (lengths > 0).all():
             raise ModelError(f"{self.name} returned a vector without a direction.", code="bad_response", provider=self.name)
         return rows / lengths
 
-# %% ../nbs/29_embedding.ipynb #186660bf
+# %% ../nbs/29_embedding.ipynb #1b31aea1
 def open_embedder(
     name: str,  # Of the catalogue, a [model NAME] section of settings.ini, or litellm/PROVIDER/MODEL
     settings: Settings,  # Where models, weights and state are
@@ -205,7 +209,7 @@ def _price(spec: ModelSpec) -> Price:
     cost = known.get("input_cost_per_token")
     return (lambda usage: None) if cost is None else fixed_price(cost * 1e6, 0.0)
 
-# %% ../nbs/29_embedding.ipynb #7a25c351
+# %% ../nbs/29_embedding.ipynb #ab416210
 @contextmanager
 def embedding_bar(
     title: str,  # What is embedded, e.g. the name of the corpus
