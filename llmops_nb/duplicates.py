@@ -6,18 +6,19 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 import sys
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from .core import ConfigurationError
 
 # %% auto #0
 __all__ = ['NEIGHBOURS', 'normalised', 'shingles', 'similarity', 'near_duplicates', 'duplicates_between', 'duplicate_groups',
-           'connected']
+           'connected', 'phrases', 'sketch', 'near_copies']
 
 # %% ../nbs/08_duplicates.ipynb #26523f28
 _QUOTES = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "-", "\u00ad": None, "\u200b": None, "\ufeff": None})
@@ -78,12 +79,11 @@ def _signatures(texts: Sequence[str], numbers: int) -> Any:
 NEIGHBOURS = 25  # How many of those that share a band a text is compared with
 
 
-def _candidates(texts: Sequence[str], threshold: float) -> Any:
-    "Places of texts that may be alike: two columns, the smaller first, in order."
+def _candidates(numbers: Any, threshold: float) -> Any:
+    "Places of signatures whose texts may be alike: two columns, the smaller first, in order."
     import numpy as np
 
-    bands, rows = _banding(threshold)
-    numbers, n = _signatures(texts, bands * rows), len(texts)
+    (bands, rows), n = _banding(threshold), len(numbers)
     found, shared = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
     for band in range(bands):
         pairs = _same(numbers[:, band * rows : (band + 1) * rows])
@@ -141,7 +141,7 @@ def _alike(texts: Mapping[Any, str], threshold: float, wanted: Any) -> list[tupl
     ids, written = list(texts), list(texts.values())
     pieces = functools.lru_cache(65536)(lambda place: frozenset(map(sys.intern, shingles(written[place]))))
     found = []
-    for i, j in map(tuple, _candidates(written, threshold).tolist()) if len(ids) > 1 else ():
+    for i, j in map(tuple, _candidates(_signatures(written, math.prod(_banding(threshold))), threshold).tolist()) if len(ids) > 1 else ():
         if not wanted(ids[i], ids[j]):
             continue
         a, b = pieces(i), pieces(j)
@@ -180,3 +180,51 @@ def connected(
     for key in above:
         groups[top(key)].append(key)
     return [tuple(group) for group in groups.values() if len(group) > 1]
+
+# %% ../nbs/08_duplicates.ipynb #08d0c002
+_WIDTH, _LONGEST = 128, 2_000_000  # Numbers in a sketch; characters of a text that count
+
+
+def phrases(
+    text: str,  # Any text; it is normalised first
+    size: int = 5,  # Words a piece
+) -> frozenset[str]:  # A text with fewer words is its own only piece
+    "The overlapping runs of words of a text."
+    words = normalised(text[:_LONGEST]).split()
+    return frozenset(" ".join(words[at : at + size]) for at in range(max(1, len(words) - size + 1)))
+
+
+def sketch(
+    text: str,  # Of a document
+) -> bytes:  # Alike texts have sketches that agree in many places
+    "A small picture of a text's phrases, to be kept beside it."
+    import numpy as np
+    from rensa import RMinHash
+
+    return bytes(np.asarray(RMinHash.digests_from_token_sets([list(phrases(text))], _WIDTH, 7), dtype="<u4").tobytes())
+
+# %% ../nbs/08_duplicates.ipynb #08d0c004
+def near_copies(
+    sketches: Mapping[str, bytes],  # By id, in the order in which they are preferred
+    read: Callable[[str], str],  # The text behind an id; called for few
+    threshold: float = 0.8,  # Least similarity, above 0
+) -> dict[str, tuple[str, float]]:  # For a copy: the id that it is a copy of, and their similarity
+    "Which texts are nearly one that stands before them; texts are read one pair at a time."
+    import numpy as np
+
+    if not 0 < threshold <= 1:
+        raise ConfigurationError(f"The threshold of similarity is above 0 and at most 1, not {threshold}.")
+    ids, found = list(sketches), dict[str, tuple[str, float]]()
+    if len(ids) < 2:
+        return found
+    numbers = np.frombuffer(b"".join(sketches.values()), dtype="<u4").reshape(len(ids), _WIDTH)
+    pieces = functools.lru_cache(64)(lambda id: phrases(read(id)))
+    pairs = _candidates(numbers, threshold)
+    for i, j in pairs[np.lexsort((pairs[:, 0], pairs[:, 1]))].tolist():
+        first = found[ids[i]][0] if ids[i] in found else ids[i]
+        if ids[j] in found or np.mean(numbers[i] == numbers[j]) < threshold - 0.15:  # More than four standard errors below
+            continue
+        alike = _jaccard(pieces(first), pieces(ids[j]))
+        if alike >= threshold:
+            found[ids[j]] = (first, alike)
+    return found

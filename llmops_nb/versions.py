@@ -22,8 +22,8 @@ from .prompts import Prompt, load_prompt, parse_prompt, restore_prompt
 from .store import Objects, digest, short, write_atomic
 
 # %% auto #0
-__all__ = ['git', 'Version', 'history', 'Move', 'Trail', 'read_trail', 'set_label', 'split_name', 'load_version', 'Rollback',
-           'roll_back', 'undo', 'prompts_in', 'roll_back_label', 'text_diff']
+__all__ = ['git', 'Version', 'history', 'Move', 'Trail', 'read_trail', 'set_label', 'move_label', 'split_name', 'load_version',
+           'Rollback', 'roll_back', 'undo', 'prompts_in', 'roll_back_label', 'text_diff']
 
 # %% ../nbs/18_versions.ipynb #18a00006
 def git(
@@ -198,7 +198,7 @@ class Trail:
         return {name: moves[-1].version for name, moves in self.labels.items() if moves and moves[-1].version}
 
 # %% ../nbs/18_versions.ipynb #18a10015
-_HEAD = "# Which version of a prompt a label stands for: the last entry of a label holds, the others are how it came to be.\n# Written by `llmops prompt label` and `llmops prompt rollback`. Commit it with the prompts.\n"
+_HEAD = "# Which version a label stands for: the last entry of a label holds, the others are how it came to be.\n# Written by `llmops prompt label` and `llmops prompt rollback`, or those of `llmops collection`. Commit it with the prompts.\n"
 
 
 def read_trail(
@@ -270,16 +270,25 @@ def set_label(
     objects: Objects,  # Where the content is kept, committed or not
     why: str = "",  # For whoever reads the trail
 ) -> Move:
-    "Move a label to a version; raises `ConfigurationError`."
-    if not re.fullmatch(r"[A-Za-z][\w.-]{0,63}", name) or re.fullmatch(r"[0-9a-f]{4,}|current", name):
-        raise ConfigurationError(f"{name!r} cannot be a label: it is a word like 'production', and does not read as a version or as 'current'.")
-    version = prompt.digest if prompt else ""
+    "Move a label to a version of a prompt; raises `ConfigurationError`."
     if prompt:
         objects.put(prompt.content)
+    return move_label(path, name, prompt.digest if prompt else "", why)
+
+
+def move_label(
+    path: Path,  # What has versions: a prompt's file, or any name beside which labels.yaml may stand
+    name: str,  # The label: "production", "candidate", any word
+    version: str,  # Its digest; "" takes the label away
+    why: str = "",  # For whoever reads the trail
+) -> Move:
+    "Move a label to a version of anything; raises `ConfigurationError`."
+    if not re.fullmatch(r"[A-Za-z][\w.-]{0,63}", name) or re.fullmatch(r"[0-9a-f]{4,}|current", name):
+        raise ConfigurationError(f"{name!r} cannot be a label: it is a word like 'production', and does not read as a version or as 'current'.")
     with _only_writer(path):
         trail = read_trail(path)
         before = trail.now.get(name, "")
-        if not prompt and not before:
+        if not version and not before:
             raise ConfigurationError(unknown("label", name, trail.now))
         if version == before:
             return trail.labels[name][-1]
