@@ -1,0 +1,94 @@
+"""Taking a document out of everything that a collection wrote: versions, ledger, texts, indexes, databases."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from ._collections_scan import Wanted, clean_database, files_in, is_sqlite, pieces
+from .collections import Collection, CollectionVersion, Tombstone, now_text, read_records, tombstones, version_digest
+from .core import to_json
+from .store import short, write_atomic
+from .versions import move_label
+
+
+def held_texts(collection: Collection) -> dict[str, set[str]]:
+    "Digests of the texts that each document has in any version, or has waiting in the ledger."
+    found: dict[str, set[str]] = {}
+    rows = [row for version in {v.digest for v in collection.versions} for row in read_records(collection, version)]
+    for row in [*rows, *(s.record for s in collection.standings().values() if s.record)]:
+        found.setdefault(row.id, set()).add(row.text)
+    for standing in collection.standings().values():
+        found.setdefault(standing.id, set())
+    return found
+
+
+def tombstones_for(collection: Collection, ids: Sequence[str], held: Mapping[str, set[str]], why: str) -> tuple[list[Tombstone], set[int]]:
+    "Tombstones with what can be searched for later: pieces that no document has that stays."
+    earlier, at = tombstones(collection), now_text()
+    mine = {id: [t for t in sorted(held.get(id, ())) if collection.texts._path(t).is_file()] for id in ids}
+    own = {id: {p for t in texts for p in pieces(collection.texts.get(t).decode("utf-8", "surrogatepass"))} | set(earlier[id].pieces if id in earlier else ()) for id, texts in mine.items()}
+    wanted = Wanted({p for some in own.values() for p in some})
+    alike: dict[str, set[str]] = {id: set() for id in ids}
+    shared: set[int] = set()
+    for other in (id for id in held if id not in ids):
+        for text in (t for t in held[other] if collection.texts._path(t).is_file()):
+            here = wanted.in_file(collection.texts._path(text))
+            shared |= here
+            for id in ids:
+                if text in held.get(id, ()) or 2 * len(here & own[id]) > max(1, len(own[id])):
+                    alike[id].add(other)
+    stones = [Tombstone(id, at, why, tuple(sorted(held.get(id, set()) | set(earlier[id].texts if id in earlier else ()))), tuple(sorted(own[id] - shared)), tuple(sorted(alike[id]))) for id in ids]
+    return stones, {p for some in own.values() for p in some} - shared
+
+
+def leave_out(collection: Collection, ids: set[str]) -> list[str]:
+    "Write every version and the ledger without some documents; labels follow."
+    renamed: dict[str, str] = {}
+    history: list[CollectionVersion] = []
+    for version in collection.versions:
+        rows = read_records(collection, version.digest)
+        rest = [row for row in rows if row.id not in ids]
+        name = version.digest if len(rest) == len(rows) else version_digest(rest)
+        if name != version.digest:
+            renamed[version.digest] = name
+            write_atomic(collection.path / "versions" / f"{name}.jsonl", b"".join(to_json(row) + b"\n" for row in rest))
+            version = replace(version, digest=name, documents=len(rest), characters=sum(r.characters for r in rest), was=(*version.was, version.digest))
+        history.append(version)
+    write_atomic(collection.path / "history.json", to_json(history))
+    successors = {old: version.digest for version in history for old in version.was}
+    for label, name in collection.trail.now.items():
+        if name in successors:
+            move_label(collection.path / collection.name, label, successors[name], "documents in it were forgotten")
+    standing = [s for s in collection.standings().values() if s.id not in ids]
+    write_atomic(collection.ledger, b"".join(to_json(row) + b"\n" for row in standing))
+    return [f"version {short(old)} is {short(new)} without them" for old, new in renamed.items()]
+def sweep(collection: Collection) -> list[str]:
+    "Delete texts and lists that nothing names."
+    used = {text for texts in held_texts(collection).values() for text in texts}
+    names = {version.digest for version in collection.versions}
+    stray = [path for path in files_in([collection.path / "texts"]) if path.parent.name + path.name not in used]
+    lists = [path for path in files_in([collection.path / "versions"]) if path.stem not in names]
+    for path in [*stray, *lists]:
+        path.unlink()
+    return [f"{len(stray)} texts and {len(lists)} lists of documents deleted"] if stray or lists else []
+
+
+def clean_state(collection: Collection, wanted: Wanted) -> list[str]:
+    "Delete indexes that hold pieces, and rows of databases that do, with all remembered vectors."
+    done, state = [], collection.settings.state
+    indexes = [path for path in sorted((state / "index").glob("*")) if path.is_dir()]
+    for path in indexes:
+        if any(wanted.in_file(file) for file in files_in([path])):
+            shutil.rmtree(path)
+            done.append(f"index {path.name} deleted; it is built again when it is needed")
+    for path in sorted(path for path in state.glob("*") if path.is_file() and is_sqlite(path)):
+        try:
+            rows, vectors = clean_database(path, wanted)
+        except sqlite3.Error as error:
+            done.append(f"{path.name} could not be cleaned: {error}")
+            continue
+        done += [f"{path.name}: {rows} rows and {vectors} vectors deleted"] if rows or vectors else []
+    return done
