@@ -65,7 +65,7 @@ class CollectionVersion:
     why: str = ""  # What made it: an ingest, or that something was forgotten
     was: tuple[str, ...] = ()  # Names that it had before documents in it were forgotten
 
-
+# %% ../nbs/40_collections.ipynb #40b00107
 @dataclass(frozen=True)
 class Standing:
     "What is known of one entry of a source: where it stands, and why."
@@ -145,9 +145,7 @@ class Collection:
         return described(self)
 
     def _repr_html_(self) -> str:
-        labels = {v: [k for k, one in self.trail.now.items() if one == v] for v in self.trail.now.values()}
-        rows = "".join(f"<tr><td>{short(v.digest)}</td><td>{html.escape(', '.join(labels.get(v.digest, [])))}</td><td>{v.at[:16]}</td><td>{v.documents:,}</td><td>+{v.added} ~{v.changed} −{v.removed}</td><td style='text-align:left'>{html.escape(v.why)}</td></tr>" for v in self.versions[:-11:-1])
-        return f"<p>{html.escape(described(self))}</p><table><tr><th>version</th><th>labels</th><th>at</th><th>documents</th><th>changes</th><th>why</th></tr>{rows}</table>"
+        return _drawn(self)
 
 # %% ../nbs/40_collections.ipynb #40b00009
 def read_records(
@@ -170,7 +168,7 @@ def version_digest(
     "The name of a version: the digest of ids and contents."
     return digest([[record.id, record.content] for record in records])
 
-
+# %% ../nbs/40_collections.ipynb #40b00110
 def find_version(
     collection: Collection,  # Whose
     name: str,  # Label, beginning of a digest, or ""
@@ -201,6 +199,17 @@ def described(
         return f"Collection({collection.name!r}: no version yet)"
     labels = "".join(f", {label} {short(version)}" for label, version in now.items())
     return f"Collection({collection.name!r}: {known[-1].documents:,} documents, newest version {short(known[-1].digest)} of {len(known)}{labels})"
+
+
+def _drawn(collection: Collection) -> str:
+    "A collection for a cell: its newest versions."
+    now = collection.trail.now
+    rows = "".join(
+        f"<tr><td>{short(v.digest)}</td><td>{html.escape(', '.join(k for k, name in now.items() if name == v.digest))}</td><td>{v.at[:16]}</td><td>{v.documents:,}</td>"
+        f"<td>+{v.added:,} ~{v.changed:,} −{v.removed:,}</td><td style='text-align:left'>{html.escape(v.why)}</td></tr>"
+        for v in collection.versions[:-11:-1]
+    )
+    return f"<p>{html.escape(described(collection))}</p><table><tr><th>version</th><th>labels</th><th>at</th><th>documents</th><th>changes</th><th>why</th></tr>{rows}</table>"
 
 # %% ../nbs/40_collections.ipynb #40b00010
 def collections_in(
@@ -428,7 +437,7 @@ def prove_forgotten(
     unseen += [f"{stone.id}: the same or nearly the same text stays as {', '.join(stone.copies[:5])}." for stone in asked if stone.copies]
     return Proof(tuple(stone.id for stone in asked), files, size, (), tuple(left), tuple(unseen))
 
-
+# %% ../nbs/40_collections.ipynb #40b00128
 def _marked(collection: Collection, id: str) -> bool:
     "Whether a listed document is only listed as forgotten."
     return all(s.outcome == "forgotten" and s.record is None for s in collection.standings().values() if s.id == id)
