@@ -197,6 +197,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'llmops_nb/collections.py'),
                                        'llmops_nb.collections.prove_forgotten': ( 'collections.html#prove_forgotten',
                                                                                   'llmops_nb/collections.py'),
+                                       'llmops_nb.collections.read_corpus': ('collections.html#read_corpus', 'llmops_nb/collections.py'),
                                        'llmops_nb.collections.read_records': ('collections.html#read_records', 'llmops_nb/collections.py'),
                                        'llmops_nb.collections.remember': ('collections.html#remember', 'llmops_nb/collections.py'),
                                        'llmops_nb.collections.roll_back_collection': ( 'collections.html#roll_back_collection',

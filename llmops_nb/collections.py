@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['Record', 'CollectionVersion', 'Standing', 'Collection', 'read_records', 'version_digest', 'find_version', 'described',
-           'collections_in', 'open_collection', 'only_writer', 'now_text', 'add_version', 'check_version',
-           'label_version', 'roll_back_collection', 'undo_label', 'Tombstone', 'Proof', 'tombstones', 'forget',
-           'prove_forgotten', 'remember', 'history_table', 'documents_table', 'standings_table']
+__all__ = ['Record', 'CollectionVersion', 'Standing', 'Collection', 'read_records', 'read_corpus', 'version_digest',
+           'find_version', 'described', 'collections_in', 'open_collection', 'only_writer', 'now_text', 'add_version',
+           'check_version', 'label_version', 'roll_back_collection', 'undo_label', 'Tombstone', 'Proof', 'tombstones',
+           'forget', 'prove_forgotten', 'remember', 'history_table', 'documents_table', 'standings_table']
 
 # %% ../nbs/40_collections.ipynb #40b00006
 @dataclass(frozen=True)
@@ -91,9 +91,6 @@ class Standing:
     similarity: float = 0.0  # To that document
 
 # %% ../nbs/40_collections.ipynb #40b00008
-_FIRST = "Make it with: llmops ingest sources.yaml"
-
-
 class Collection:
     "Documents with their versions and labels; opened by `open_collection`."
 
@@ -135,11 +132,7 @@ class Collection:
 
     def corpus(self, version: str = "") -> Corpus:
         "The documents of a version, by label or digest; raises `ConfigurationError` or `DataError` when they are not there."
-        found = self.version(version)
-        rows = self.records(found.digest)
-        if not rows:
-            raise DataError(f"Version {short(found.digest)} of collection {self.name!r} has no documents. `llmops collection quarantine {self.name}` tells what was refused.")
-        return Corpus(self.name, tuple(Document(r.id, self.texts.get(r.text).decode("utf-8", "surrogatepass"), r.title, dict(r.metadata)) for r in rows))
+        return read_corpus(self, version)
 
     def __repr__(self) -> str:
         return described(self)
@@ -162,6 +155,18 @@ def read_records(
     return rows
 
 
+def read_corpus(
+    collection: Collection,  # Whose
+    version: str = "",  # Label or digest; default: the newest
+) -> Corpus:
+    "The documents of a version with their texts, each checked; raises `ConfigurationError` or `DataError` when they are not there."
+    found = collection.version(version)
+    rows = collection.records(found.digest)
+    if not rows:
+        raise DataError(f"Version {short(found.digest)} of collection {collection.name!r} has no documents. `llmops collection quarantine {collection.name}` tells what was refused.")
+    return Corpus(collection.name, tuple(Document(r.id, collection.texts.get(r.text).decode("utf-8", "surrogatepass"), r.title, dict(r.metadata)) for r in rows))
+
+
 def version_digest(
     records: Iterable[Record],  # In the order of their ids
 ) -> str:
@@ -169,6 +174,9 @@ def version_digest(
     return digest([[record.id, record.content] for record in records])
 
 # %% ../nbs/40_collections.ipynb #40b00110
+_FIRST = "Make it with: llmops ingest sources.yaml"
+
+
 def find_version(
     collection: Collection,  # Whose
     name: str,  # Label, beginning of a digest, or ""
