@@ -1,0 +1,199 @@
+"""An index as files: written beside its place, checked by hash when it is read, mapped into memory instead of copied."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import mmap
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ._index_rows import ENTRY, Bags, Content, Held, documents_of, spans
+from .core import DataError, RunError, need, to_json
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    "What an index consists of, in memory or on disk."
+
+    content: Content  # Documents and chunks
+    bags: Bags  # The words of every row
+    words: Any  # BM25 weights; None when there is no word
+    vectors: Any  # A structure to search by; None when there is none, or no row
+    places: Any  # By row, its place in `vectors`; None when that is the same
+
+    @cached_property
+    def rows(self) -> Any:
+        "By place in `vectors`, the row; -1 for what was deleted."
+        import numpy as np
+
+        rows = np.full(len(self.vectors), -1, np.int64)
+        rows[self.places] = np.arange(len(self.places))
+        return rows
+
+
+class _Later(Sequence[Held]):
+    "Documents that are decoded when the first of them is looked at."
+
+    def __init__(self, path: Path, count: int):
+        self._data, self._count = path.read_bytes(), count
+
+    @cached_property
+    def _all(self) -> list[Held]:
+        return list(documents_of(self._data))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, place: Any) -> Any:
+        return self._all[place]
+
+
+def weigh(bags: Bags) -> Any:
+    "BM25 weights of every word in every row, None without any word."
+    if not len(bags.flat):
+        return None
+    index = need("bm25s", "retrieval").BM25(method="lucene", k1=1.5, b=0.75)
+    index.index((spans(bags), {word: number for number, word in enumerate(bags.known)}), show_progress=False)
+    return index
+
+
+def hash_of(path: Path) -> str:
+    "The SHA-256 of a file, read in pieces."
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hashes(path: Path, names: Sequence[str]) -> dict[str, str]:
+    "The SHA-256 of files, several at a time."
+    with ThreadPoolExecutor(4) as pool:
+        return dict(zip(names, pool.map(lambda name: hash_of(path / name), names), strict=True))
+
+
+def save(parts: Parts, path: Path) -> dict[str, str]:
+    "Write the files of an index into a new directory; their hashes."
+    import numpy as np
+
+    path.mkdir(parents=True)
+    (path / "documents.jsonl").write_bytes(b"".join(to_json(document) + b"\n" for document in parts.content.documents))
+    (path / "chunks.jsonl").write_bytes(parts.content.lines)
+    for name, array in (("entries", parts.content.entries), ("words", parts.bags.flat), ("ends", parts.bags.ends), ("places", parts.places)):
+        if array is not None:
+            np.save(path / f"{name}.npy", array)
+    if parts.words is not None:
+        parts.words.save(path / "bm25", show_progress=False)
+    if parts.vectors is not None:
+        parts.vectors.save(path / "vectors")
+    return hashes(path, [file.relative_to(path).as_posix() for file in sorted(path.rglob("*")) if file.is_file()])
+
+
+def load(path: Path, files: Mapping[str, str], documents: int) -> Parts:
+    "Read the files of an index; raises `DataError` when one is missing, has changed or cannot be read."
+    try:
+        found = hashes(path, list(files))
+    except OSError as error:
+        raise DataError(f"{Path(error.filename).name} cannot be read") from error
+    if changed := [name for name, known in files.items() if found[name] != known]:
+        raise DataError(f"{', '.join(changed)} {'is' if len(changed) == 1 else 'are'} not what was written")
+    try:
+        return _read(path, files, documents)
+    except (RuntimeError, ValueError, KeyError, TypeError, OSError) as error:
+        raise DataError(f"it cannot be read with the versions installed: {error}") from error
+
+
+def _read(path: Path, files: Mapping[str, str], documents: int) -> Parts:
+    import numpy as np
+
+    arrays = {name: np.load(path / f"{name}.npy", mmap_mode="r") if f"{name}.npy" in files else None for name in ("entries", "words", "ends", "places")}
+    if arrays["entries"] is None or arrays["entries"].dtype != np.dtype(ENTRY):
+        raise ValueError("entries.npy is of another version")
+    words = need("bm25s", "retrieval").BM25.load(path / "bm25", mmap=True, show_progress=False) if any(name.startswith("bm25/") for name in files) else None
+    vectors = None
+    if any(name.startswith("vectors") for name in files):
+        vectors = Flat.load(path / "vectors")
+    known = [] if words is None else sorted((word for word in words.vocab_dict if word), key=words.vocab_dict.__getitem__)
+    content = Content(_Later(path / "documents.jsonl", documents), _map(path / "chunks.jsonl"), arrays["entries"])
+    return Parts(content, Bags(arrays["words"], arrays["ends"], known), words, vectors, arrays["places"])
+
+
+def _map(path: Path) -> Any:
+    "The bytes of a file, in memory only where they are looked at."
+    if not path.stat().st_size:
+        return b""
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    "A directory to write to, put in the place of `path` at the end or thrown away; raises `RunError` when the disk is full."
+    work = Path(tempfile.mkdtemp(prefix=f"{path.name}.making-", dir=path.parent))
+    try:
+        yield work / "new"
+        if path.exists():
+            path.rename(work / "old")
+        (work / "new").rename(path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise RunError("No space left to write the index. Free some space and start again; embeddings that were cached are kept.") from error
+        raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def remove(path: Path) -> None:
+    "Take a directory away in one step."
+    work = Path(tempfile.mkdtemp(prefix=f"{path.name}.making-", dir=path.parent))
+    try:
+        path.rename(work / "old")
+    except FileNotFoundError:
+        pass
+    shutil.rmtree(work, ignore_errors=True)
+
+
+class Flat:
+    "Vectors compared with every row."
+
+    def __init__(self, index: Any):
+        self._index = index
+
+    def __len__(self) -> int:
+        return int(self._index.ntotal)
+
+    @property
+    def dimension(self) -> int:
+        return int(self._index.d)
+
+    @classmethod
+    def build(cls, matrix: Any) -> Flat:
+        index = need("faiss", "retrieval").IndexFlatIP(matrix.shape[1])
+        index.add(matrix)
+        return cls(index)
+
+    def search(self, vector: Any, k: int, keep: Any = None) -> tuple[Any, Any]:
+        import numpy as np
+
+        faiss = need("faiss", "retrieval")
+        chosen = None if keep is None else faiss.SearchParameters(sel=faiss.IDSelectorBatch(np.flatnonzero(keep)))
+        scores, rows = self._index.search(np.asarray(vector, np.float32).reshape(1, -1), k, params=chosen)
+        found = rows[0] >= 0
+        return scores[0][found], rows[0][found]
+
+    def vectors(self, rows: Any) -> Any:
+        return self._index.reconstruct_batch(rows)
+
+    def save(self, path: Path) -> None:
+        path.mkdir()
+        need("faiss", "retrieval").write_index(self._index, str(path / "flat.faiss"))
+
+    @classmethod
+    def load(cls, path: Path) -> Flat:
+        faiss = need("faiss", "retrieval")
+        return cls(faiss.read_index(str(path / "flat.faiss"), faiss.IO_FLAG_MMAP_IFC))
