@@ -15,7 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ._index_rows import ENTRY, Bags, Content, Held, documents_of, spans
+from ._index_rows import ENTRY, Bags, Content, Held, Moved, documents_of, spans
+from .chunks import in_context
 from .core import DataError, RunError, need, to_json
 
 
@@ -63,6 +64,36 @@ def weigh(bags: Bags) -> Any:
     index = need("bm25s", "retrieval").BM25(method="lucene", k1=1.5, b=0.75)
     index.index((spans(bags), {word: number for number, word in enumerate(bags.known)}), show_progress=False)
     return index
+
+
+def sources(before: Parts, moved: Moved) -> tuple[Any, dict[int, str]]:
+    "By row, the row before that has its vector; and the texts of the rows that have none."
+    import numpy as np
+
+    old, source = before.content, moved.origin.copy()
+    wanted = moved.content.entries["first"][moved.content.standing[source < 0]]
+    alike = np.flatnonzero(np.isin(old.entries["first"][old.standing], wanted))
+    known = {in_context(old.chunks[row]): int(row) for row in alike}
+    for row, text in moved.texts.items():
+        source[row] = known.get(text, -1)
+    return source, {row: text for row, text in moved.texts.items() if source[row] < 0}
+
+
+def vectors_after(before: Parts, source: Any, fresh: Mapping[int, Any]) -> tuple[Any, Any]:
+    "A structure with the vectors of all rows, and by row its place in it; None for one after the other."
+    import numpy as np
+
+    if not len(source):
+        return None, None
+    kept = source >= 0
+    old = source[kept] if before.places is None else before.places[source[kept]]
+    parts = [before.vectors.vectors(old)] if kept.any() else []
+    matrix = np.empty((len(source), (parts or list(fresh.values()))[0].shape[-1]), np.float32)
+    if kept.any():
+        matrix[kept] = parts[0]
+    for row, vector in fresh.items():
+        matrix[row] = vector
+    return Flat.build(matrix), None
 
 
 def hash_of(path: Path) -> str:

@@ -18,7 +18,8 @@ from typing import Any, Protocol
 
 from . import _index_files as files
 from . import _index_rows as rows
-from .chunks import chunk_document, in_context
+from . import _index_search as search
+from .chunks import chunk_document
 from .core import Chunk, ConfigurationError, DataError, Document, Embedder, from_json, need, to_json, unknown
 from .documents import Corpus
 from .filters import Columns, read_filter
@@ -170,77 +171,31 @@ class _State:
 
     def keep(self, where: Mapping[str, Any] | None, now: float | None) -> Any:
         "Which rows a query may find; None for all of them."
-        if not where and "expires" not in self.meta.fields:
+        if not self.parts.content.standing.size or not where and "expires" not in self.meta.fields:
             return None
         mask = self.columns.mask(read_filter(where, self.meta.fields), time.time() if now is None else now)
         return None if mask.all() else mask
 
-# %% ../nbs/43_index.ipynb #502b7659
-def _best(state: _State, k: int, fetch: Callable[[int], tuple[Any, Any]]) -> Found:
-    "The k best of what `fetch` finds when it is asked for so many rows."
-    content, most = state.parts.content, k + 8
-    while k > 0:
-        scores, found = fetch(most)
-        last = scores[-1] if len(found) >= most else float("-inf")
-        kinds = found if content.groups is None else content.groups[found]
-        enough = {kind for kind, score in zip(kinds.tolist(), scores.tolist(), strict=True) if score > last}
-        if len(found) < most or len(enough) >= k:
-            pairs = sorted(((content.chunks[row], score, kind) for row, score, kind in zip(found.tolist(), scores.tolist(), kinds.tolist(), strict=True)), key=lambda one: (-one[1], one[0].id))
-            once: dict[int, tuple[Chunk, float]] = {}
-            for chunk, score, kind in pairs:
-                once.setdefault(kind, (chunk, score))
-            return list(once.values())[:k]
-        most *= 4
-    return []
-
-# %% ../nbs/43_index.ipynb #3bcca759
-def _nearest(state: _State, vector: Any, k: int, keep: Any) -> Found:
+# %% ../nbs/43_index.ipynb #ff50e025
+def _fitting_query(meta: Meta, vector: Any) -> Any:
+    "A vector that can be compared with those of the index."
     import numpy as np
 
-    query, meta, parts = np.asarray(vector, dtype=np.float32).ravel(), state.meta, state.parts
+    query = np.asarray(vector, dtype=np.float32).ravel()
     if not meta.recipe.embedder:
         raise ConfigurationError("This index holds words only. Name an embedder in its recipe, or retrieve with mode 'bm25'.")
     if meta.dimension not in (0, len(query)):
         raise ConfigurationError(f"The query has {len(query)} dimensions, the index {meta.dimension}, made by {meta.embedder!r}. Ask with the embedder that made it.")
     if not np.isfinite(query).all():
         raise ConfigurationError("The query's vector holds numbers that are not finite. Ask with the embedder that made the index.")
-    if parts.vectors is None:
-        return []
-    if parts.places is not None:
-        kept = np.zeros(len(parts.vectors), dtype=bool)
-        kept[parts.places if keep is None else parts.places[keep]] = True
-        keep = kept
-
-    def fetch(most: int) -> tuple[Any, Any]:
-        scores, places = parts.vectors.search(query, most, keep)
-        return scores, places if parts.places is None else parts.rows[places]
-
-    return _best(state, k, fetch)
-
-# %% ../nbs/43_index.ipynb #94f43e6b
-def _matching(state: _State, query: str, k: int, keep: Any) -> Found:
-    import numpy as np
-
-    index = state.parts.words
-    numbers = [] if index is None else index.get_tokens_ids(words_of(query, state.meta.recipe))
-    if not numbers:
-        return []
-    scores = index.get_scores_from_ids(numbers)
-    found = np.flatnonzero(scores > 0 if keep is None else (scores > 0) & keep)
-
-    def fetch(most: int) -> tuple[Any, Any]:
-        best = found if most >= len(found) else found[np.argpartition(-scores[found], most - 1)[:most]]
-        best = best[np.argsort(-scores[best], kind="stable")]
-        return scores[best], best
-
-    return _best(state, k, fetch)
+    return query
 
 # %% ../nbs/43_index.ipynb #0c8dda32
 class _Readable:
     "What can be read of an index in files."
 
     def __init__(self, state: _State, origin: str):
-        self._state, self.origin = state, origin  # How it came to be: "built", "rebuilt", "loaded" or "changed"
+        self._state, self.origin = state, origin
 
     @property
     def meta(self) -> Meta:
@@ -299,12 +254,12 @@ class _Searchable(_Readable):
     def nearest(self, vector: Any, k: int, where: Mapping[str, Any] | None = None, now: float | None = None) -> Found:
         "The chunks whose vectors are nearest; raises `ConfigurationError` for a vector that does not fit or a filter that cannot be."
         state = self._state
-        return _nearest(state, vector, k, state.keep(where, now))
+        return search.nearest(state.parts, _fitting_query(state.meta, vector), k, state.keep(where, now))
 
     def matching(self, query: str, k: int, where: Mapping[str, Any] | None = None, now: float | None = None) -> Found:
         "The chunks that share words with the query, by BM25; raises `ConfigurationError` for a filter that cannot be."
         state = self._state
-        return _matching(state, query, k, state.keep(where, now))
+        return search.matching(state.parts, words_of(query, state.meta.recipe), k, state.keep(where, now))
 
     def beside(self, chunk: Chunk, before: int = 1, after: int = 1) -> list[Chunk]:
         "The chunks before and after one in its document, without itself; raises `DataError` for a chunk that is not in the index."
@@ -370,31 +325,16 @@ def _described(meta: Meta, parts: files.Parts) -> Meta:
 # %% ../nbs/43_index.ipynb #2b4e30cc
 def _vectors(state: _State, moved: rows.Moved, embedder: Embedder | None, progress: Callable[[int, int], None] | None) -> tuple[Any, Any, int]:
     "The vectors after a change, the place of each row in them, and how many texts were embedded."
-    import numpy as np
-
     if not state.meta.recipe.embedder:
         return None, None, 0
-    before, content, source = state.parts.content, moved.content, moved.origin.copy()
-    alike = np.flatnonzero(np.isin(before.entries["first"][before.standing], content.entries["first"][content.standing[source < 0]]))
-    known = {in_context(before.chunks[row]): int(row) for row in alike}
-    for row, text in moved.texts.items():
-        source[row] = known.get(text, -1)
-    missing = {row: text for row, text in moved.texts.items() if source[row] < 0}
+    source, missing = files.sources(state.parts, moved)
     texts = list(dict.fromkeys(missing.values()))
     fresh = embed_all(_fitting(embedder, state.meta), texts, progress) if texts else None
-    dimension = state.meta.dimension if fresh is None else fresh.shape[1]
-    if state.meta.dimension not in (0, dimension):
-        raise ConfigurationError(f"Embedder {state.meta.embedder!r} makes {dimension} dimensions now, the index has {state.meta.dimension}. Build it anew.")
-    if not len(source):
-        return None, None, len(texts)
-    matrix = np.empty((len(source), dimension), np.float32)
-    if (source >= 0).any():
-        places = source[source >= 0]
-        matrix[source >= 0] = state.parts.vectors.vectors(places if state.parts.places is None else state.parts.places[places])
-    if fresh is not None:
-        number = {text: place for place, text in enumerate(texts)}
-        matrix[list(missing)] = fresh[[number[text] for text in missing.values()]]
-    return files.Flat.build(matrix), None, len(texts)
+    if fresh is not None and state.meta.dimension not in (0, fresh.shape[1]):
+        raise ConfigurationError(f"Embedder {state.meta.embedder!r} makes {fresh.shape[1]} dimensions now, the index has {state.meta.dimension}. Build it anew.")
+    found = dict(zip(texts, [] if fresh is None else fresh, strict=True))
+    vectors, places = files.vectors_after(state.parts, source, {row: found[text] for row, text in missing.items()})
+    return vectors, places, len(texts)
 
 
 def _fitting(embedder: Embedder | None, meta: Meta) -> Embedder:
@@ -407,7 +347,11 @@ def _fitting(embedder: Embedder | None, meta: Meta) -> Embedder:
 class FileIndex(_Searchable):
     "An index in files; made by `build_index`. A change moves it to the directory of its new digest."
 
-    def __init__(self, state: _State, origin: str):
+    def __init__(
+        self,
+        state: _State,  # What it is now
+        origin: str,  # How it came to be: "built", "rebuilt", "loaded" or "changed"
+    ):
         super().__init__(state, origin)
         self._changing = threading.Lock()
 
@@ -431,6 +375,10 @@ class FileIndex(_Searchable):
         "Take out for good what has expired by a time."
         moment = time.time() if now is None else now
         return self._move((), [held.id for held in self._state.parts.content.documents if _end(held.metadata) <= moment], None, None)
+
+    def compact(self) -> Change:
+        "Lay the vectors out as an index made from nothing would."
+        return Change(same=self.meta.documents, rows=len(self))
 
     def _move(self, documents: Iterable[Document], gone: Sequence[str], embedder: Embedder | None, progress: Callable[[int, int], None] | None) -> Change:
         with self._changing:

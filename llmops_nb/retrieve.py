@@ -11,17 +11,12 @@ from typing import Any
 
 from .chunks import in_context
 from .core import ConfigurationError, Embedder, Passage, Reranker, Retriever, unknown
-from .index import Index, Recipe, matching, nearest
+from .index import Index, Recipe
 
 # %% auto #0
 __all__ = ['dense', 'bm25', 'rrf', 'fused', 'reranked', 'Retrieval', 'build_retriever']
 
 # %% ../nbs/45_retrieve.ipynb #8c90695c
-def _no_filter(where: Mapping[str, Any] | None) -> None:
-    if where:
-        raise ConfigurationError(f"This index cannot filter by {', '.join(map(str, where))}. Ask without a filter.")
-
-
 def dense(
     index: Index,  # With vectors
     embedder: Embedder,  # The one that made them
@@ -33,10 +28,9 @@ def dense(
         raise ConfigurationError(f"Embedder {embedder.name!r} cannot search an index {made}. Build the index with the embedder that is to search it.")
 
     def search(query: str, k: int, where: Mapping[str, Any] | None = None) -> list[Passage]:
-        _no_filter(where)
         if not query.strip() or k < 1:
             return []
-        return [Passage(chunk, score, {"dense": score}) for chunk, score in nearest(index, embedder([prefix + query])[0], k)]
+        return [Passage(chunk, score, {"dense": score}) for chunk, score in index.nearest(embedder([prefix + query])[0], k, where)]
 
     return search
 
@@ -47,8 +41,7 @@ def bm25(
     "Search by word."
 
     def search(query: str, k: int, where: Mapping[str, Any] | None = None) -> list[Passage]:
-        _no_filter(where)
-        return [Passage(chunk, score, {"bm25": score}) for chunk, score in matching(index, query, k)]
+        return [Passage(chunk, score, {"bm25": score}) for chunk, score in index.matching(query, k, where)]
 
     return search
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 import warnings
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 from llmops_nb.chunks import chunk_document, in_context
 from llmops_nb.core import ConfigurationError, DataError, Document, RunError
 from llmops_nb.documents import Corpus, from_mapping
-from llmops_nb.index import Index, Meta, Recipe, build_index, distinct_chunks, embed_all, matching, nearest, words_of
+from llmops_nb.index import FileIndex, Index, Recipe, build_index, embed_all, words_of
 
 WORDS = Recipe()
 LETTERS = Recipe(chunk_size=30, embedder="letters")
@@ -36,6 +37,18 @@ class Letters:
     def __call__(self, texts):
         counts = np.array([[text.lower().count(letter) + 0.01 for letter in "abcdefghijklmnopqrstuvwxyz"] for text in texts], dtype=np.float32)
         return counts / np.linalg.norm(counts, axis=1, keepdims=True)
+
+
+class Fixed:
+    "Vectors that were given for texts; counts what it is asked."
+
+    name, digest = "fixed", "fixed-1"
+
+    def __init__(self, vectors):
+        self.vectors = vectors
+
+    def __call__(self, texts):
+        return np.array([self.vectors[text] for text in texts])
 
 
 class Broken(Letters):
@@ -91,8 +104,8 @@ def test_what_was_built_is_what_is_loaded(corpus, tmp_path, quiet):
     assert (built.digest, built.chunks, len(built)) == (loaded.digest, loaded.chunks, len(loaded))
     assert built.meta.copies == loaded.meta.copies
     query = Letters()(["else"])[0]
-    assert nearest(built, query, 9) == nearest(loaded, query, 9)
-    assert matching(built, "else clause", 9) == matching(loaded, "else clause", 9)
+    assert built.nearest(query, 9) == loaded.nearest(query, 9)
+    assert built.matching("else clause", 9) == loaded.matching("else clause", 9)
     assert "letters, 26 dimensions" in repr(loaded)
     assert repr(loaded) == repr(built)
 
@@ -113,8 +126,9 @@ def test_files_are_the_same_bytes_in_another_process(corpus, tmp_path):
     assert sums[0] == sums[1]
 
 
-def test_copies_of_a_chunk_are_kept_once(corpus):
-    chunks, copies = distinct_chunks(corpus, WORDS)
+def test_copies_of_a_chunk_are_kept_once(corpus, tmp_path):
+    index = build_index(corpus, WORDS, None, tmp_path)
+    chunks, copies = index.chunks, index.meta.copies
     assert len(chunks) < sum(len(chunk_document(document, 120)) for document in corpus.documents)
     ids = {chunk.id for chunk in chunks}
     assert copies.keys() <= ids
@@ -162,9 +176,9 @@ def test_embedders_that_would_rank_wrongly(change, says, corpus, tmp_path):
 
 def test_a_vector_of_another_length_is_refused(corpus, tmp_path):
     with pytest.raises(ConfigurationError, match="384 dimensions, the index 26, made by 'letters'"):
-        nearest(build_index(corpus, LETTERS, Letters(), tmp_path), np.ones(384), 3)
+        build_index(corpus, LETTERS, Letters(), tmp_path).nearest(np.ones(384), 3)
     with pytest.raises(ConfigurationError, match="words only"):
-        nearest(build_index(corpus, WORDS, None, tmp_path), np.ones(26), 3)
+        build_index(corpus, WORDS, None, tmp_path).nearest(np.ones(26), 3)
 
 
 # -- on disk
@@ -174,7 +188,7 @@ def test_every_damaged_file_is_noticed_and_made_again(corpus, tmp_path):
     index = build_index(corpus, LETTERS, Letters(), tmp_path)
     (home,) = directories(tmp_path)
     files = sorted(file for file in home.rglob("*") if file.is_file())
-    assert {"chunks.jsonl", "vectors.faiss", "meta.json", "meta.sha256"} <= {file.name for file in files}
+    assert {"documents.jsonl", "chunks.jsonl", "entries.npy", "meta.json", "meta.sha256"} <= {file.name for file in files}
     for file in files:
         for damage in ("flip", "cut", "gone"):
             whole = file.read_bytes()
@@ -295,8 +309,8 @@ def test_words_need_no_vector_library(tmp_path):
         heavy = {"faiss", "bm25s", "numpy", "Stemmer", "filelock"}
         assert not heavy & set(sys.modules), heavy & set(sys.modules)
         from llmops_nb.documents import from_mapping
-        from llmops_nb.index import Recipe, build_index, matching
-        matching(build_index(from_mapping("pydoc_data.topics", "topics"), Recipe(), None, Path(sys.argv[1])), "while", 3)
+        from llmops_nb.index import Recipe, build_index
+        build_index(from_mapping("pydoc_data.topics", "topics"), Recipe(), None, Path(sys.argv[1])).matching("while", 3)
         assert not {"faiss", "onnxruntime"} & set(sys.modules)
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(tmp_path)], check=True)
@@ -309,16 +323,15 @@ def test_words_need_no_vector_library(tmp_path):
 @given(st.lists(st.sampled_from(range(6)), min_size=1, max_size=60), st.integers(0, 5), st.integers(-1, 70))
 def test_nearest_is_what_comparing_with_every_row_finds(kinds, asked, k):
     "Many equal vectors: the ids decide, also where the list is cut."
-    faiss = pytest.importorskip("faiss")
     base = np.random.default_rng(3).normal(size=(6, 8)).astype(np.float32)
     base /= np.linalg.norm(base, axis=1, keepdims=True)
     rows = base[kinds]
-    chunks = chunk_document(Document("d", "\n\n".join(f"word{n} word" for n in range(len(kinds)))), 3)
+    text = "\n\n".join(f"word{n} word" for n in range(len(kinds)))
+    chunks = chunk_document(Document("d", text), 3)
     assert len(chunks) == len(kinds)
-    vectors = faiss.IndexFlatIP(8)
-    vectors.add(rows)
-    index = Index(Meta("", "c", "", Recipe(embedder="x"), "x", "", 8), tuple(chunks), vectors, None)
-    found = nearest(index, base[asked], k)
+    with tempfile.TemporaryDirectory() as state:
+        index = build_index(Corpus("c", (Document("d", text),)), Recipe(3, embedder="fixed"), Fixed(dict(zip([chunk.text for chunk in chunks], rows, strict=True))), Path(state))
+    found = index.nearest(base[asked], k)
     expected = sorted(zip(rows @ base[asked], chunks, strict=True), key=lambda pair: (-round(float(pair[0]), 5), pair[1].id))[: max(k, 0)]
     assert [chunk.id for chunk, _ in found] == [chunk.id for _, chunk in expected]
     assert [score for _, score in found] == pytest.approx([score for score, _ in expected], abs=1e-5)
@@ -331,7 +344,7 @@ def test_words_are_scored_as_bm25s_does_it_alone(corpus, tmp_path):
     plain.index([words_of(in_context(chunk), WORDS) for chunk in index.chunks], show_progress=False)
     for query in ("else clause of a while loop", "context manager exit", "assignment expressions in for"):
         scores = plain.get_scores(words_of(query, WORDS))
-        found = matching(index, query, 25)
+        found = index.matching(query, 25)
         best = sorted(range(len(index)), key=lambda row: (-scores[row], index.chunks[row].id))[:25]
         assert [chunk.id for chunk, _ in found] == [index.chunks[row].id for row in best if scores[row] > 0]
         assert [score for _, score in found] == pytest.approx([scores[row] for row in best if scores[row] > 0])
@@ -340,14 +353,14 @@ def test_words_are_scored_as_bm25s_does_it_alone(corpus, tmp_path):
 def test_queries_without_a_known_word_find_nothing(corpus, tmp_path):
     index = build_index(corpus, WORDS, None, tmp_path)
     for query in ("", "  ", "the of and", "zyzzyva", "?!", "\U0001f600"):
-        assert matching(index, query, 5) == []
-    assert matching(index, "while", 0) == matching(index, "while", -3) == []
-    assert 0 < len(matching(index, "while", 10_000)) < len(index)
+        assert index.matching(query, 5) == []
+    assert index.matching("while", 0) == index.matching("while", -3) == []
+    assert 0 < len(index.matching("while", 10_000)) < len(index)
 
 
 def test_a_corpus_without_words_can_be_indexed(tmp_path):
     index = build_index(Corpus("signs", (Document("a", "+ - * /"), Document("b", "<= >="))), WORDS, None, tmp_path)
-    assert matching(index, "plus", 3) == []
+    assert index.matching("plus", 3) == []
     assert build_index(Corpus("signs", (Document("a", "+ - * /"), Document("b", "<= >="))), WORDS, None, tmp_path).origin == "loaded"
 
 
@@ -364,7 +377,7 @@ def test_many_threads_get_what_one_gets(corpus, tmp_path):
     queries = [f"{word} {other}" for word in ("while", "else", "with", "match", "async") for other in ("loop", "statement", "guard", "exit", "target")] * 8
 
     def ask(query):
-        return nearest(index, embedder([query])[0], 7), matching(index, query, 7)
+        return index.nearest(embedder([query])[0], 7), index.matching(query, 7)
 
     alone = [ask(query) for query in queries]
     with ThreadPoolExecutor(64) as pool:
