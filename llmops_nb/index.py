@@ -190,6 +190,17 @@ def _fitting_query(meta: Meta, vector: Any) -> Any:
         raise ConfigurationError("The query's vector holds numbers that are not finite. Ask with the embedder that made the index.")
     return query
 
+# %% ../nbs/43_index.ipynb #3bdae12f
+def _entry(state: _State, id: str) -> int:
+    number = state.parts.content.find(id)
+    if number is None:
+        raise DataError(_missing("chunk", id, state))
+    return number
+
+
+def _missing(kind: str, id: str, state: _State) -> str:
+    return f"The index of {state.meta.corpus!r} holds no {kind} {id!r}. It has {state.meta.documents:,} documents; it may have been deleted, or stand in another version."
+
 # %% ../nbs/43_index.ipynb #0c8dda32
 class _Readable:
     "What can be read of an index in files."
@@ -235,17 +246,6 @@ class _Readable:
         if document not in content.numbers:
             raise DataError(_missing("document", document, self._state))
         return content.documents[content.numbers[document]].metadata
-
-
-def _entry(state: _State, id: str) -> int:
-    number = state.parts.content.find(id)
-    if number is None:
-        raise DataError(_missing("chunk", id, state))
-    return number
-
-
-def _missing(kind: str, id: str, state: _State) -> str:
-    return f"The index of {state.meta.corpus!r} holds no {kind} {id!r}. It has {state.meta.documents:,} documents; it may have been deleted, or stand in another version."
 
 # %% ../nbs/43_index.ipynb #4a62e141
 class _Searchable(_Readable):
