@@ -5,29 +5,34 @@
 # %% ../nbs/37_formats.ipynb #baaa97a8
 from __future__ import annotations
 
+import ast
 import codecs
+import contextlib
+import json
 import re
-from collections.abc import Mapping
+import struct
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
-from .core import DataError, need
+from ._formats_readers import ask
+from .core import DataError, MissingExtra, need
 from .documents import title_of
 
 # %% auto #0
-__all__ = ['FORMATS', 'Parsed', 'ParseLimits', 'format_named', 'decode', 'parse']
+__all__ = ['FORMATS', 'Parsed', 'ParseLimits', 'format_named', 'format_of', 'decode', 'parse']
 
 # %% ../nbs/37_formats.ipynb #5b1b7c70
 @dataclass(frozen=True)
 class Parsed:
     "A file that was read."
 
-    text: str  # Headings, lists, tables and code as in Markdown; lines end with \n
+    text: str  # Headings, lists, tables and code as in Markdown; lines end with a line feed
     title: str  # What a person calls it
     format: str  # One of `FORMATS`: what the file is, whatever its name says
     pages: tuple[int, ...] = ()  # Where each page or slide begins in the text; empty when it has none
-    metadata: Mapping[str, Any] = field(default_factory=dict)  # What the file says of itself: author, language, encoding, …
+    metadata: Mapping[str, Any] = field(default_factory=dict)  # What the file says of itself: encoding, language, author, …
     notes: tuple[str, ...] = ()  # What a person should know of the reading, in sentences
 
 
@@ -36,10 +41,10 @@ class ParseLimits:
     "What one file may cost; a file that costs more is refused."
 
     bytes: int = 50_000_000  # Size of the file
-    unpacked: int = 500_000_000  # Size of all that is packed in it
+    unpacked: int = 500_000_000  # Size of all that is packed in it, and of the text that comes out
     ratio: float = 200.0  # Size unpacked over size packed, looked at from 10 MB on
     seconds: float = 60.0  # To read it
-    memory: int = 2_000_000_000  # Bytes to read it, beyond what an idle reader needs; held on Linux
+    memory: int = 2_000_000_000  # Bytes to read it, beyond what an idle reader has; held on Linux only
 
 # %% ../nbs/37_formats.ipynb #7432d287
 FORMATS: Mapping[str, tuple[str, ...]] = {
@@ -61,6 +66,47 @@ def format_named(
     "The format that a name claims."
     suffix = PurePosixPath(name.replace("\\", "/")).suffix.lower()
     return next((format for format, suffixes in FORMATS.items() if suffix in suffixes), "text")
+
+# %% ../nbs/37_formats.ipynb #652d19d9
+_ALIEN = {
+    b"\x89PNG": "a PNG picture", b"\xff\xd8\xff": "a JPEG picture", b"GIF8": "a GIF picture", b"\x7fELF": "a program", b"MZ": "a program",
+    b"\x1f\x8b": "a gzip archive", b"7z\xbc\xaf": "a 7z archive", b"Rar!": "a RAR archive", b"BZh": "a bzip2 archive", b"SQLite format 3": "a SQLite database",
+    b"{\\rtf": "an RTF document", b"PAR1": "a Parquet table",
+}  # fmt: skip
+
+
+def format_of(
+    data: bytes,  # The file
+    name: str,  # Its name or path
+) -> str:  # One of `FORMATS`
+    "The format that a file has by its content, or else by its name; raises `DataError` for what is none of them."
+    if b"%PDF-" in data[:1024]:
+        return "pdf"
+    if data.startswith(b"\xd0\xcf\x11\xe0"):
+        encrypted = "EncryptedPackage".encode("utf-16-le") in data
+        raise DataError(f"{name} is {'an encrypted Office file. Save a copy without a password' if encrypted else 'a file of Office 2003 or older. Save it in a format of today, e.g. .docx'}.")
+    if data.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return _office(data, name)
+    alien = next((what for magic, what in _ALIEN.items() if data.startswith(magic)), "")
+    if alien and not (alien == "a program" and b"\0" not in data):
+        raise DataError(f"{name} is {alien}, which has no text to read. Leave it out, or convert it.")
+    if re.match(rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype html|html)\b", data[:4096], re.I | re.DOTALL):
+        return "html"
+    claimed = format_named(name)
+    return claimed if claimed not in ("pdf", "docx", "pptx", "xlsx") else "text"
+
+
+def _office(data: bytes, name: str) -> str:
+    end = data.rfind(b"PK\x05\x06")
+    if end < 0 or end + 22 > len(data):
+        raise DataError(f"{name} is damaged or cut off: the table of contents at its end is missing. Get a whole copy.")
+    size, begin = struct.unpack("<II", data[end + 12 : end + 20])
+    contents = data[max(end - size, 0) : end] if size < 0xFFFFFFFF else data[min(begin, end) : end]
+    kinds = {b"word/": "docx", b"ppt/": "pptx", b"xl/": "xlsx"}
+    found = re.search(rb"PK\x01\x02.{42}(word/|ppt/|xl/)", contents, re.DOTALL)
+    if not found:
+        raise DataError(f"{name} is a zip archive, but no Word, PowerPoint or Excel file. Unpack it, and read the files in it.")
+    return kinds[found[1]]
 
 # %% ../nbs/37_formats.ipynb #b450ea6e
 _MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
@@ -98,6 +144,101 @@ def _encoding(data: bytes) -> tuple[str, bool]:
     best = need("charset_normalizer", "ingest").from_bytes(sample).best()
     return (best.encoding, True) if best else ("", False)
 
+# %% ../nbs/37_formats.ipynb #07eba27b
+_DEFINES = re.compile(
+    r"(?:(?:export|default|public|private|protected|internal|abstract|final|static|async|pub(?:\([a-z]+\))?|unsafe|open|sealed|data|override)\s+)*"
+    r"(?:class|interface|enum|struct|trait|impl|record|object|module|namespace|function\*?|func|fun|fn|def|defmodule|type|create\s+(?:or\s+replace\s+)?(?:table|view|function|procedure))\s+(.+)",
+    re.I,
+)
+
+
+def _definitions(text: str, suffix: str) -> Iterator[tuple[int, int, str]]:
+    "Number of the line where each definition begins, the level of its heading, and its name."
+    lines = text.split("\n")
+    if suffix in (".py", ".pyi"):
+        with contextlib.suppress(SyntaxError, ValueError, RecursionError, MemoryError):
+            for node in ast.parse(text).body:
+                if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                    yield _first(node), 2, f"{'class' if isinstance(node, ast.ClassDef) else 'def'} {node.name}"
+                    methods = [part for part in node.body if isinstance(part, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))]
+                    for part in methods if isinstance(node, ast.ClassDef) else []:
+                        yield _first(part), 3, f"{'class' if isinstance(part, ast.ClassDef) else 'def'} {node.name}.{part.name}"
+            return
+    for number, line in enumerate(lines):
+        if found := _DEFINES.match(line):
+            yield number, 2, re.split(r"[({:=;]|\s+(?:extends|implements|where|as)\b", line[: found.end()])[0].strip() or found[1]
+
+# %% ../nbs/37_formats.ipynb #6724be33
+def _first(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> int:
+    return min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)]) - 1
+
+
+def _fenced(text: str, language: str) -> str:
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text.rstrip()}\n{fence}"
+
+
+def _code(text: str, name: str) -> str:
+    suffix, lines, parts, begin = PurePosixPath(name).suffix.lower(), text.split("\n"), [f"# {name}"], 0
+    for number, level, title in [*_definitions(text, suffix), (len(lines), 0, "")]:
+        if any(line.strip() for line in lines[begin:number]):
+            parts.append(_fenced("\n".join(lines[begin:number]).strip("\n"), suffix[1:]))
+        parts += [f"{'#' * level} {title}"] if level else []
+        begin = number
+    return "\n\n".join(parts) + "\n"
+
+# %% ../nbs/37_formats.ipynb #bc73c946
+def _source(value: Any) -> str:
+    return "".join(map(str, value)) if isinstance(value, list) else str(value or "")
+
+
+def _notebook(text: str, name: str) -> str:
+    try:
+        content = json.loads(text)
+        cells = content["cells"] if "cells" in content else content["worksheets"][0]["cells"]
+        language = str(content.get("metadata", {}).get("kernelspec", {}).get("language") or "python")
+        return "\n\n".join(part for cell in cells for part in _cell(cell, re.sub(r"\W", "", language))) + "\n"
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(f"{name} is no Jupyter notebook, or a damaged one: {type(error).__name__} at {str(error)[:80]}.") from None
+
+
+def _cell(cell: Mapping[str, Any], language: str) -> Iterator[str]:
+    source = _source(cell.get("source", cell.get("input"))).replace("\r\n", "\n")
+    if cell["cell_type"] != "code":
+        yield from [source.strip("\n")] if source.strip() else []
+        return
+    if source.strip():
+        yield _fenced(source, language)
+    for output in cell.get("outputs", []):
+        shown = _source(output.get("text") or output.get("data", {}).get("text/plain"))
+        if output.get("output_type") == "error":
+            shown = f"{output.get('ename')}: {output.get('evalue')}"
+        if shown.strip() and len(shown) <= 2000:
+            yield _fenced(re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", shown), "text")
+
+# %% ../nbs/37_formats.ipynb #1dee2661
+# The process runs _formats_child, with what is in _formats_pdf and _formats_html
+def _read_elsewhere(data: bytes, name: str, format: str, limits: ParseLimits) -> tuple[list[str], dict[str, Any]]:
+    "The parts of a file's text and what is known of it; raises `DataError` when it cannot be read within its limits."
+    request = {"format": format, "unpacked": limits.unpacked, "ratio": limits.ratio, "seconds": limits.seconds, "memory": limits.memory}
+    try:
+        found, text = ask(request, data, limits.seconds)
+    except TimeoutError:
+        raise DataError(f"{name} takes longer than {limits.seconds:g} s to be read. Raise the limit `seconds` if you trust it.") from None
+    except EOFError:
+        cause = f"crashes its parser, or needs more than {limits.memory:,} bytes of memory"
+        raise DataError(f"{name} {cause}. It is damaged or hostile; raise the limit `memory` if you trust it.") from None
+    if "missing" in found:
+        raise MissingExtra(f"{found['missing']!r} is not installed, and {name} cannot be read without it. Install it with: pip install 'llmops_nb[ingest]'")
+    if "error" in found:
+        raise DataError(f"{name} {found['error']}")
+    parts, begin = [], 0
+    for length in found.pop("lengths"):
+        parts.append(text[begin : begin + length].decode())
+        begin += length
+    return parts, found
+
 # %% ../nbs/37_formats.ipynb #e2515ae0
 def parse(
     data: bytes,  # The file
@@ -110,8 +251,33 @@ def parse(
         raise DataError(f"{name} is empty: it has 0 bytes.")
     if len(data) > limits.bytes:
         raise DataError(f"{name} has {len(data):,} bytes; the limit is {limits.bytes:,}. Split it, or raise the limit `bytes`.")
-    text, encoding, guessed = decode(data, name)
+    format, claimed = format_of(data, name), format_named(name)
+    known = any(name.lower().endswith(suffix) for suffix in FORMATS[claimed])
+    notes = [f"The name says {claimed}, the content is {format}, and was read as that."] if known and format != claimed else []
+    parts, metadata, pages = _parts_of(data, name, format, limits, notes)
+    text, starts = "", []
+    for part in parts:
+        text += "\n\n" if text else ""
+        starts.append(len(text))
+        text += part.strip("\n")
     if not text.strip():
         raise DataError(f"{name} has no text in it.")
-    notes = (f"Read as {encoding}, which is a guess: the file does not say.",) if guessed else ()
-    return Parsed(text, title_of(text) or PurePosixPath(name).stem, format_named(name), (), {"encoding": encoding}, notes)
+    heading = title_of(text) if format not in ("xlsx", "code", "pdf") else ""
+    title = heading or str(metadata.get("title") or PurePosixPath(name).stem)
+    return Parsed(text, title[:300], format, tuple(starts) if pages else (), metadata, tuple(notes))
+
+
+def _parts_of(data: bytes, name: str, format: str, limits: ParseLimits, notes: list[str]) -> tuple[list[str], dict[str, Any], bool]:
+    "The text of a file in parts, what it says of itself, and whether the parts are pages."
+    if format not in ("pdf", "docx", "pptx", "xlsx"):
+        text, encoding, guessed = decode(data, name)
+        notes += [f"Read as {encoding}, which is a guess: the file does not say."] if guessed else []
+        if format != "html":
+            text = _notebook(text, name) if format == "notebook" else _code(text, name) if format == "code" else text
+            return [text], {"encoding": encoding}, False
+        data = text.encode("utf-8", "replace")
+    parts, found = _read_elsewhere(data, name, format, limits)
+    if sum(map(len, parts)) > limits.unpacked:
+        raise DataError(f"{name} unpacks to more than {limits.unpacked:,} characters of text. Raise the limit `unpacked` if you trust it.")
+    notes += found["notes"]
+    return [_CONTROLS.sub(" ", part).replace("\r\n", "\n").replace("\r", "\n") for part in parts], found["metadata"], found["paged"]
