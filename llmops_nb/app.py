@@ -7,24 +7,25 @@ from __future__ import annotations
 
 import html
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from . import _app_retrieval as retrieval_of
 from . import trace
 from .chunks import in_context
 from .core import Answer, Citation, ConfigurationError, Finding, Guard, Message, Model, Passage, Retriever, build, check_options, to_json, unknown
 from .datasets import GoldenSet
-from .documents import Corpus, load_corpus
-from .embedders import cached_embedder, cached_reranker, embedder, reranker
+from .documents import Corpus
+from .embedding import embedding_bar, open_embedder
 from .fewshots import CHOICES, Example, ExampleSet, chooser, load_examples, refuse_leaks
 from .index import build_index
 from .models import Wrapped
 from .prompts import Prompt, read_response
 from .providers import resolve
+from .queries import counting, open_asking, open_reranker
 from .retrieve import Retrieval, build_retriever
 from .settings import Settings, load_settings
 from .store import Objects, digest, short
@@ -114,7 +115,7 @@ def _homes() -> dict[str, tuple[str, str]]:
 
 def settable() -> dict[str, str]:  # Name → "str", "int", "float", "bool" or "dict"
     "What can be set about an application by name: the arguments of `load_app`, the axes of a sweep."
-    kinds = {section: {f.name: str(f.type).removesuffix(" | None") for f in fields(kind)} for section, kind in _SECTIONS.items()} | {"": _TOP}
+    kinds = {section: {f.name: "dict" if "Mapping" in str(f.type) else str(f.type).removesuffix(" | None") for f in fields(kind)} for section, kind in _SECTIONS.items()} | {"": _TOP}
     return {name: kinds[section][key] for name, (section, key) in sorted(_homes().items())}
 
 
@@ -150,7 +151,7 @@ class Provenance:
     model: Mapping[str, Any]  # Name, digest, parameters, and what the model says of itself
     contents: tuple[str, ...]  # The texts it is made of, so that it can be made again
 
-
+# %% ../nbs/48_app.ipynb #8d9a268a
 @dataclass(frozen=True)
 class App:
     "A question goes in, an answer comes out; a frozen value with a version."
@@ -170,9 +171,13 @@ class App:
         "The name in app.yaml."
         return self.definition.name
 
-    def __call__(self, question: str) -> Answer:
-        "Answer a question; raises `ModelError` when the model does not."
-        return _answer(self, question)
+    def __call__(
+        self,
+        question: str,  # As a user asks it
+        where: Mapping[str, Any] | None = None,  # What the metadata of every passage must satisfy, beside what app.yaml says
+    ) -> Answer:
+        "Answer a question; raises `ModelError` when the model does not, `ConfigurationError` for a filter that cannot be."
+        return _answer(self, question, where)
 
     @cached_property
     def provenance(self) -> Provenance:
@@ -193,7 +198,7 @@ class App:
         return _card(self)
 
 # %% ../nbs/48_app.ipynb #d972096e
-def _answer(app: App, question: str) -> Answer:
+def _answer(app: App, question: str, where: Mapping[str, Any] | None) -> Answer:
     "Guard, retrieve, fill in, ask."
     question = question.encode("utf-8", "replace").decode()  # half a surrogate pair is no text, and no server reads it
     start = {trace.OPERATION: "invoke_agent", trace.APP: app.name, trace.APP_DIGEST: app.digest}
@@ -202,11 +207,13 @@ def _answer(app: App, question: str) -> Answer:
         blocked = next((f for f in findings if f.blocks), None)
         if blocked is not None:
             return Answer(blocked.why, finish="blocked", findings=findings, trace_id=step.trace_id)
-        passages = _retrieved(app, question)
+        with counting() as asked_before:
+            passages = _retrieved(app, question, where)
         messages = render(app, question, passages)
         answer = _shaped(app.model(messages, **asked(app)), app.prompt.schema)
         cited = citations(answer.text, passages)
         abstained = abstains(answer.text, app.definition.abstain)
+        answer = replace(answer, usage=retrieval_of.together(answer.usage, asked_before)) if asked_before else answer
         return replace(answer, messages=messages, passages=passages, citations=cited, abstained=abstained, findings=(*findings, *answer.findings), trace_id=step.trace_id)
 
 
@@ -226,13 +233,13 @@ def _shaped(answer: Answer, schema: Mapping[str, Any] | None) -> Answer:
     return replace(answer, data=data, findings=(*answer.findings, Finding("schema", "misfit", why)) if why else answer.findings)
 
 
-def _retrieved(app: App, question: str) -> tuple[Passage, ...]:
+def _retrieved(app: App, question: str, where: Mapping[str, Any] | None) -> tuple[Passage, ...]:
     "What retrieval finds, in a span."
     if app.retriever is None:
         return ()
     with trace.span("retrieval", {trace.OPERATION: "retrieval"}) as step:
-        passages = tuple(app.retriever(question, app.definition.retrieval.top_k))
-        step.set({trace.CHUNKS: [p.chunk.id for p in passages], trace.CHUNK_VERSIONS: [short(p.chunk.version) for p in passages]})
+        passages = tuple(app.retriever(question, app.definition.retrieval.top_k, where))
+        step.set(retrieval_of.observed(passages, [app.definition.retrieval.where, where]))
         return passages
 
 # %% ../nbs/48_app.ipynb #b45cad8c
@@ -306,7 +313,7 @@ def _provenance(app: App) -> Provenance:
     shots, contents = app.definition.fewshots, [app.prompt.content, to_json(app.definition).decode()]
     said = options(replace(app.definition.model, repeat=0), app.prompt.model)
     parts = {"prompt": app.prompt.digest, "model": digest([app.model.digest, said]), "index": app.recipe, "corpus": app.corpus.digest if app.corpus else ""}
-    kept: dict[str, Any] = {"retrieval": app.definition.retrieval, "abstain": app.definition.abstain, "longest_question": app.definition.longest_question}
+    kept: dict[str, Any] = {"retrieval": retrieval_of.version_of(app.definition.retrieval), "abstain": app.definition.abstain, "longest_question": app.definition.longest_question}
     if app.definition.variables:
         kept["variables"] = app.definition.variables
     if app.examples is not None:
@@ -337,9 +344,8 @@ def _card(app: App) -> str:
         shots = app.definition.fewshots
         rows["examples"] = f"{shots.k} of {len(app.examples)} in {shots.file}, {shots.how} {short(app.examples.digest)}"
     if app.corpus:
-        found = app.definition.retrieval
         rows["documents"] = f"{app.corpus.name}, {len(app.corpus.documents)} documents {short(app.corpus.digest)}"
-        rows["retrieval"] = f"{found.mode}, top {found.top_k} of chunks of {found.chunk_size} tokens{', re-ranked by ' + found.rerank if found.rerank else ''}"
+        rows["retrieval"] = retrieval_of.described(app.definition.retrieval)
     cells = "".join(f"<tr><th style='text-align:left'>{html.escape(k)}</th><td style='text-align:left'>{html.escape(v)}</td></tr>" for k, v in rows.items())
     return f"<p><b>{html.escape(app.name)}</b> <code>{short(app.digest)}</code> {html.escape(app.definition.description)}</p><table>{cells}</table>"
 
@@ -362,41 +368,37 @@ def question_length(
 def open_retriever(
     retrieval: Retrieval,  # How passages are found
     corpus: Corpus,  # Where they come from
-    settings: Settings,  # Where weights and state are kept
+    settings: Settings,  # Where models, weights and state are kept
+    root: Path = Path(),  # The directory that files named in it are relative to
 ) -> tuple[Retriever, str]:  # The retriever, and the digest of all that decides what it finds
     "The retriever of an application, its index built when it is missing."
-    from tqdm import tqdm
-
-    vectors = None
-    if retrieval.mode != "bm25":
-        vectors = cached_embedder(embedder(retrieval.embedder, settings), settings.state / "vectors.sqlite")
-    with tqdm(desc=f"embedding {corpus.name}", unit="chunk", leave=False, file=sys.stderr, delay=1, dynamic_ncols=True) as bar:
-
-        def shown(done: int, of: int) -> None:
-            bar.total = of
-            bar.update(done - bar.n)
-
-        index = build_index(corpus, retrieval.recipe, vectors, settings.state, shown)
-    ranker = cached_reranker(reranker(retrieval.rerank, settings), settings.state / "vectors.sqlite") if retrieval.rerank else None
-    recipe = digest([index.digest, ranker.digest]) if ranker else index.digest
-    return build_retriever(retrieval, index, vectors, ranker), recipe
+    recipe = retrieval.recipe
+    around, worded_by = open_asking(retrieval, settings, root)
+    ranker = open_reranker(retrieval, settings, root)
+    vectors = open_embedder(recipe.embedder, settings) if recipe.embedder else None
+    with embedding_bar(corpus.name, vectors) as shown:
+        index = build_index(corpus, recipe, vectors, settings.state, shown)
+    parts = [part for part in (ranker.digest if ranker else "", worded_by) if part]
+    return build_retriever(retrieval, index, vectors, ranker, corpus, around), digest([index.digest, *parts]) if parts else index.digest
 
 # %% ../nbs/48_app.ipynb #e531cc6d
 def load_parts(
     path: Path | str,  # app.yaml, or the directory that holds it
+    settings: Settings | None = None,  # Where versions and collections are; default: the nearest settings.ini
     **overrides: Any,  # Settings of app.yaml by name
 ) -> tuple[Definition, Prompt, Corpus | None]:
     "What an application is made of, read and checked, without a model or an index; raises `ConfigurationError` or `DataError`."
     path = _file(path)
     definition = read_definition(path, overrides)
-    prompt = load_version(path.parent / definition.prompt, Objects(load_settings(path.parent).state / "objects"))
+    settings = settings or load_settings(path.parent)
+    prompt = load_version(path.parent / definition.prompt, Objects(settings.state / "objects"))
     filled = {"question", *(["passages"] if definition.corpus else []), *definition.variables}
     needed = set(prompt.variables) - {prompt.slot} - (set(prompt.defaults) - filled)
     if needed != filled - ({prompt.slot} - {""}):
         raise ConfigurationError(f"prompt {prompt.name!r} declares {sorted(prompt.variables)}, but {definition.name} fills in {sorted(filled)}.")
     examples = load_fewshots(definition, prompt, path.parent)
     _try_out(definition, prompt, examples)
-    return definition, prompt, load_corpus(definition.corpus, path.parent) if definition.corpus else None
+    return definition, prompt, retrieval_of.corpus_of(definition.corpus, path.parent, settings) if definition.corpus else None
 
 
 def _file(path: Path | str) -> Path:
@@ -441,16 +443,16 @@ def load_app(
 ) -> App:
     "The application that a file defines; raises `ConfigurationError` or `DataError` before anything is spent."
     settings = settings or load_settings(path if Path(path).is_dir() else Path(path).parent)
-    definition, prompt, corpus = load_parts(path, **overrides)
+    definition, prompt, corpus = load_parts(path, settings, **overrides)
     model = answering or resolve(definition.model.alias, settings)
     app = App(definition, prompt, model, guards=(question_length(definition.longest_question),))
     check_options(asked(app))
     examples = load_fewshots(definition, prompt, _file(path).parent)
     if examples is not None:
         shots = definition.fewshots
-        vectors = None if shots.how == "fixed" else cached_embedder(embedder(shots.embedder, settings), settings.state / "vectors.sqlite")
+        vectors = None if shots.how == "fixed" else open_embedder(shots.embedder, settings)
         app = replace(app, examples=examples, choose=chooser(examples, shots.how, shots.k, vectors))
     if corpus is None:
         return app
-    retriever, recipe = open_retriever(definition.retrieval, corpus, settings)
+    retriever, recipe = open_retriever(definition.retrieval, corpus, settings, _file(path).parent)
     return replace(app, corpus=corpus, retriever=retriever, recipe=recipe)

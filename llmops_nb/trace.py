@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 # %% auto #0
 __all__ = ['log', 'SCHEMA', 'OPERATION', 'REQUEST_MODEL', 'RESPONSE_MODEL', 'TEMPERATURE', 'MAX_TOKENS', 'FINISH', 'INPUT_TOKENS',
            'OUTPUT_TOKENS', 'CACHED_TOKENS', 'EVALUATION', 'EVALUATION_VALUE', 'ERROR', 'COST', 'CACHED', 'APP',
-           'APP_DIGEST', 'ITEM', 'CHUNKS', 'CHUNK_VERSIONS', 'GUARD', 'FINDINGS', 'Span', 'span', 'answered', 'tracing',
-           'read_spans']
+           'APP_DIGEST', 'ITEM', 'CHUNKS', 'CHUNK_VERSIONS', 'STAGE_SCORES', 'FILTER', 'FILTER_DIGEST', 'GUARD',
+           'FINDINGS', 'Span', 'span', 'answered', 'tracing', 'read_spans']
 
 # %% ../nbs/06_trace.ipynb #f7a9b33b
 SCHEMA = "gen-ai-dev/1.42.0-dev"  # Version of the names below, recorded with every trace
@@ -49,6 +49,9 @@ APP_DIGEST = "llmops.app.digest"  # Its version
 ITEM = "llmops.item"  # Golden item that asked
 CHUNKS = "llmops.retrieval.chunks"  # Ids of what was found, best first
 CHUNK_VERSIONS = "llmops.retrieval.chunk_versions"  # Their digests, in the same order
+STAGE_SCORES = "llmops.retrieval.scores"  # By stage, one JSON text a chunk, in the same order
+FILTER = "llmops.retrieval.filter"  # Names of the fields that were filtered by
+FILTER_DIGEST = "llmops.retrieval.filter.digest"  # Digest of the filters: equal for equal ones, without their values
 GUARD = "llmops.guard"  # The guard that looked
 FINDINGS = "llmops.guard.findings"  # What it saw
 

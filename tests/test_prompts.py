@@ -369,7 +369,8 @@ def test_everything_settable_can_be_set_and_is_in_effect(tmp_path: Path) -> None
     assert kinds.keys() == now.keys() and (now["max_tokens"], now["temperature"], now["model"], now["shots"]) == (5, 0.0, "scripted", 3)
     values = {"str": "bm25", "int": 3, "float": 0.5, "bool": True, "dict": {}}
     for name, kind in kinds.items():
-        given = {"prompt": "p.md", "shot_choice": "diverse", "fewshots": ""}.get(name, values[kind])
+        chosen = {"fusion": "convex", "parent": "section", "rewrite": "paraphrase", "chunker": "tokens", "tokens": "embedder"}
+        given = {"prompt": "p.md", "shot_choice": "diverse", "fewshots": "", **chosen}.get(name, values[kind])
         assert in_effect(load_app(tmp_path, answering=model, **{name: given}))[name] == given
         wrong = {"str": 5, "int": "x", "float": "x", "bool": "x", "dict": "x"}[kind]
         with pytest.raises(ConfigurationError):
