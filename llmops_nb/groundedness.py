@@ -11,18 +11,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ._attribution_words import STOP_WORDS
 from .core import need
 
 # %% auto #0
-__all__ = ['STOP_WORDS', 'content_words', 'precision', 'common_subsequence', 'unsupported', 'Support', 'support']
+__all__ = ['content_words', 'precision', 'common_subsequence', 'unsupported', 'Support', 'support']
 
 # %% ../nbs/51_groundedness.ipynb #16c0dcf9
-STOP_WORDS = frozenset(
-    "a an the and or but if then else of in on at to from by for with as is are was were be been being it its this that these those "
-    "there here which who whom whose what when where why how not no nor so such than too very can could may might must shall should "
-    "will would do does did done has have had having i you he she we they them his her their our your my me us also only any all each "
-    "both some more most other into over under about between through during before after again further once same own just".split()
-)
 _WORD = re.compile(r"[^\W_]+(?:[._'][^\W_]+)*|__\w+__|\w+", re.UNICODE)
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'`(\[])|\n\s*\n|\n\s*[-*•]\s+")
 
