@@ -29,7 +29,7 @@ from .formats import ParseLimits
 from .policies import Policy, SourceRules, apply_policy, check_source_rules, read_policy, seconds_of
 from .settings import Settings
 from .sources import Entry, open_source, read_entry
-from .store import Journal, digest, short, write_atomic
+from .store import Journal, digest, write_atomic
 from .versions import move_label
 
 # %% auto #0
