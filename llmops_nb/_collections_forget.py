@@ -73,7 +73,7 @@ def sweep(collection: Collection) -> list[str]:
     lists = [path for path in files_in([collection.path / "versions"]) if path.stem not in names]
     for path in [*stray, *lists]:
         path.unlink()
-    return [f"{len(stray)} texts and {len(lists)} lists of documents deleted"] if stray or lists else []
+    return [f"texts deleted: {len(stray)}, lists of documents: {len(lists)}"] if stray or lists else []
 
 
 def clean_state(collection: Collection, wanted: Wanted) -> list[str]:
@@ -90,5 +90,5 @@ def clean_state(collection: Collection, wanted: Wanted) -> list[str]:
         except sqlite3.Error as error:
             done.append(f"{path.name} could not be cleaned: {error}")
             continue
-        done += [f"{path.name}: {rows} rows and {vectors} vectors deleted"] if rows or vectors else []
+        done += [f"{path.name}: rows deleted: {rows}, remembered vectors: {vectors}"] if rows or vectors else []
     return done

@@ -21,3 +21,6 @@ from . import sweep_commands as sweep_commands
 
 # %% ../nbs/99_commands.ipynb #c0ffee84
 from . import compare_commands as compare_commands
+
+# %% ../nbs/99_commands.ipynb #c0ffee90
+from . import ingest_commands as ingest_commands
