@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextvars
+import functools
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -57,6 +58,7 @@ def _counted(model: Model, messages: Sequence[Message], options: Mapping[str, An
     return answer
 
 
+@functools.cache
 def standard_prompt(
     name: str,  # One of `REWRITES`, or "judge"
 ) -> Prompt:
@@ -215,7 +217,7 @@ def graded(
     data, why = read_response(text, {"type": "object", "properties": {"grade": {"type": "integer", "enum": list(scale)}}, "required": ["grade"]})
     if not why:
         return float(data["grade"])
-    numbers = {float(number) for number in re.findall(r"(?<![\w.])-?\d+(?:\.\d+)?(?![\w.]*\d)", text)}
+    numbers = {float(number) for number in re.findall(r"(?<![\w.])-?[0-9]+(?:\.[0-9]+)?(?![\w.]*\d)", text)}
     (only,) = numbers if len(numbers) == 1 else (float("nan"),)
     return only if only in scale else float("nan")
 
