@@ -508,6 +508,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'llmops_nb/embedders.py'),
                                      'llmops_nb.embedders.CachedEmbedder.name': ( 'embedders.html#cachedembedder.name',
                                                                                   'llmops_nb/embedders.py'),
+                                     'llmops_nb.embedders.CachedEmbedder.window': ( 'embedders.html#cachedembedder.window',
+                                                                                    'llmops_nb/embedders.py'),
                                      'llmops_nb.embedders.CachedReranker': ('embedders.html#cachedreranker', 'llmops_nb/embedders.py'),
                                      'llmops_nb.embedders.CachedReranker.__call__': ( 'embedders.html#cachedreranker.__call__',
                                                                                       'llmops_nb/embedders.py'),

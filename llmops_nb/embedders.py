@@ -114,7 +114,7 @@ class OnnxEmbedder:
     ):
         self.name, self._prefix = name, prefix
         self._network = Network(directory, threads, max_tokens)
-        self.width = self._network.width
+        self.width, self.window = self._network.width, max_tokens - 2  # Numbers in a vector; tokens read of a text, two marks aside
         self.digest = digest({"files": self._network.files, "pooling": "first token", "max_tokens": max_tokens, "prefix": prefix})
 
     def __call__(
@@ -206,6 +206,11 @@ class CachedEmbedder:
     def count(self) -> Callable[[str], int] | None:
         "How the embedder inside counts tokens, if it can."
         return getattr(self.embedder, "count", None)
+
+    @property
+    def window(self) -> int | None:
+        "How many tokens of a text the embedder inside reads, if it says."
+        return getattr(self.embedder, "window", None)
 
     def __call__(self, texts: Sequence[str]) -> Any:
         "The vectors of texts, remembered or computed; raises `DataError` when the file is damaged."

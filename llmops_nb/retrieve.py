@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import logging
 import math
+import re
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -32,13 +34,12 @@ def _fitting(query: str, embedder: Embedder) -> str:
     count, window = getattr(embedder, "count", None), getattr(embedder, "window", None)
     if count is None or not window or len(query) <= window // 2 or count(query) <= window:
         return query
-    low, high = 0, min(len(query), 40 * window)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if count(query[:middle]) <= window else (low, middle)
-    log.warning("A query of %d characters is longer than the %d tokens that %s reads: its first %d characters were searched for.", len(query), window, embedder.name, low)
-    with trace.span("query cut", {"llmops.query.characters": len(query), "llmops.query.read": low}):
-        return query[:low]
+    ends = [word.end() for word in re.finditer(r"\S+", query[: 40 * window])]
+    fit = bisect_right(ends, window, key=lambda end: count(query[:end]))
+    read = ends[fit - 1] if fit else window  # A word without end: no token is shorter than a character
+    log.warning("A query of %d characters is longer than the %d tokens that %s reads: its first %d characters were searched for.", len(query), window, embedder.name, read)
+    with trace.span("query cut", {"llmops.query.characters": len(query), "llmops.query.read": read}):
+        return query[:read]
 
 
 def dense(

@@ -12,9 +12,11 @@ from llmops_nb import trace
 from llmops_nb.chunks import approximate_tokens, in_context
 from llmops_nb.core import Chunk, ConfigurationError, Document, Passage, build
 from llmops_nb.documents import Corpus, from_mapping
+from llmops_nb.embedding import open_embedder
 from llmops_nb.filters import matches, read_filter
 from llmops_nb.index import Recipe, build_index
 from llmops_nb.retrieve import Retrieval, bm25, build_retriever, convex, dense, diverse, expanded, fused, merged, mmr, narrowed, reranked, rrf, whole
+from llmops_nb.settings import load_settings
 from llmops_nb.store import digest
 
 
@@ -610,3 +612,18 @@ def test_old_sections_keep_their_meaning(index):
 
 def test_a_section_is_a_key(index):
     assert {Retrieval(where={"a": 1}): 1}[Retrieval(where={"a": 1})] == 1 and Retrieval(where={"a": 1}) != Retrieval(where={"a": 2})
+
+
+@pytest.mark.local
+def test_the_real_embedder_is_asked_for_what_it_reads(tmp_path, caplog):
+    near = open_embedder("bge-small-en-v1.5", load_settings())
+    made = build_index(Corpus("one", (Document("a", "The while statement repeats."),)), Recipe(embedder=near.name), near, tmp_path)
+    assert near.window == 510 and near.count("while " * 600) == 600
+    (long,) = dense(made, near)("while statement " * 400, 1)
+    assert "longer than the 510 tokens" in caplog.text
+    (cut,) = dense(made, near)("while statement " * 255, 1)
+    assert long.score == cut.score
+    assert dense(made, near)("w" * 100_000, 1), "a word without end"
+    caplog.clear()
+    dense(made, near, "Represent this: ")("while " * 500, 1)
+    assert not caplog.text
