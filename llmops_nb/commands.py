@@ -24,3 +24,6 @@ from . import compare_commands as compare_commands
 
 # %% ../nbs/99_commands.ipynb #c0ffee90
 from . import ingest_commands as ingest_commands
+
+# %% ../nbs/99_commands.ipynb #c0ffee95
+from . import chunk_commands as chunk_commands

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,10 +18,15 @@ from llmops_nb.app import App, Definition
 from llmops_nb.attribution import attribute, basis_of, check_citations, influence, influence_calls, keep_influence, read_influence
 from llmops_nb.attribution import given as handed
 from llmops_nb.cache import Cache, cached
-from llmops_nb.core import Answer, Chunk, ConfigurationError, DataError, Item, Message, ModelError, Passage, Score
+from llmops_nb.commands import main
+from llmops_nb.core import Answer, Chunk, Citation, ConfigurationError, DataError, Item, Message, ModelError, Passage, Score, to_json
+from llmops_nb.evals import RunInfo
 from llmops_nb.groundedness import support
+from llmops_nb.lineage import chunk_seen
+from llmops_nb.metrics import Record
 from llmops_nb.models import EchoModel, Wrapped
 from llmops_nb.prompts import parse_prompt
+from llmops_nb.settings import Settings, load_settings
 
 HOSTILE = "<img src=x onerror=alert(1)> seven hills </td><script>alert(2)</script>"
 
@@ -212,3 +219,61 @@ def test_influence_is_kept_beside_its_run_and_a_torn_line_does_not_matter(tmp_pa
     assert read_influence(tmp_path) == {"h": found}
     with pytest.raises(DataError, match="names none"):
         keep_influence(tmp_path, influence(app(reader), "?", CITED))
+
+
+# Which answers saw a chunk
+
+
+def record(item: str, *chunks: tuple[str, str, str], cited: str = "") -> bytes:
+    "A line of a journal whose answer was given some chunks: id, document, version."
+    passages = tuple(Passage(Chunk(name, document, "text", 0, 4, version=version), 1.0) for name, document, version in chunks)
+    return to_json(Record(Item(item, "?"), Answer("a", passages=passages, citations=(Citation(1, cited),) if cited else ())))
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Settings:
+    (tmp_path / "settings.ini").write_text("[llmops]\nmodel = echo\n")
+    found = load_settings(tmp_path)
+    old, new = ("a.md#1", "a.md", "aaaaaa1111"), ("a.md#1", "a.md", "bbbbbb2222")
+    other = ("ü/b <b>.md#1", "ü/b <b>.md", "cccccc3333")
+    wrote(found, "r1", record("q1", other, old, cited="a.md#1"), record("q2", old), b"no json", record("q2", other), record("q3", other) + b" torn")
+    wrote(found, "r2", record("q1", new, other), b'{"item":{"id":"q9"},"answer":null}')
+    wrote(found, "r3", record("q1", other))
+    (found.reports / "app" / "r3" / "run.json").write_bytes(b"{broken")
+    for name, text in {"1.0": '{"lock": [{"app": "digest of r2"}]}', "1.1": '"nothing"', "1.2": "no json", "2.0": '["r1"]'}.items():
+        (found.reports / "releases" / name).mkdir(parents=True)
+        (found.reports / "releases" / name / "lock.json").write_text(text)
+    return found
+
+
+def wrote(settings: Settings, run: str, *lines: bytes) -> None:
+    place = settings.reports / "app" / run
+    place.mkdir(parents=True)
+    (place / "run.json").write_bytes(to_json(RunInfo(run, "app", "finished", digests={"app": f"digest of {run}"})))
+    (place / "records.jsonl").write_bytes(b"\n".join(lines))
+
+
+@pytest.mark.parametrize(("wanted", "answers", "releases"), [
+    ("a.md#1", [("r2", "q1", 1, False), ("r1", "q1", 2, True)], ("1.0", "2.0")),
+    ("a.md", [("r2", "q1", 1, False), ("r1", "q1", 2, True)], ("1.0", "2.0")),
+    ("bbbbbb", [("r2", "q1", 1, False)], ("1.0",)),
+    ("aaaaaa1111", [("r1", "q1", 2, True)], ("2.0",)),
+    ("ü/b <b>.md", [("r2", "q1", 2, False), ("r1", "q1", 1, False), ("r1", "q2", 1, False)], ("1.0", "2.0")),
+    ("bbbbb", [], ()), ("a", [], ()), ("A.MD", [], ()), (".*", [], ()),
+])  # fmt: skip
+def test_who_saw_a_chunk(project: Settings, wanted: str, answers: list[tuple[str, str, int, bool]], releases: tuple[str, ...]) -> None:
+    "The last answer to an item counts; broken and torn lines, broken runs and foreign releases are passed over."
+    found = chunk_seen(wanted, project)
+    assert [(one.run, one.item, one.rank, one.cited) for one in found.answers] == answers and found.releases == releases
+    assert found.items == len(answers) and found.searched == 2 and list(found.to_pandas()["item"]) == [item for _, item, _, _ in answers]
+    assert "<b>" not in found._repr_html_().replace("<table>", "")
+
+
+def test_who_saw_a_chunk_on_the_command_line(project: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project.root)
+    ask = lambda *words: CliRunner().invoke(main, ["chunk", "seen", *words])  # noqa: E731
+    found = json.loads(ask("a.md", "--json").output)
+    assert [run["run"] for run in found["runs"]] == ["r2", "r1"] and found["releases"] == ["1.0", "2.0"] and len(found["answers"]) == 2
+    assert "The first of 2 answers" in ask("a.md", "--limit", "1").output and "q1" in ask("bbbbbb").output
+    assert ask("nobody").exit_code == 0 and "given to no answer" in ask("nobody").output
+    assert ask(" ").exit_code == 1 and "Which chunk?" in ask(" ").output
