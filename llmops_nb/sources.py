@@ -5,18 +5,25 @@
 # %% ../nbs/38_sources.ipynb #baaa97a8
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import tempfile
+import urllib.parse
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, fields
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
-from .core import ConfigurationError, DataError, Document
+from . import _sources_files, _sources_git, _sources_tables, _sources_web
+from .core import ConfigurationError, DataError, Document, build, unknown
 from .formats import ParseLimits, parse
+from .store import digest
 
 # %% auto #0
-__all__ = ['Entry', 'Source', 'read_entry', 'FolderSource', 'open_source']
+__all__ = ['Entry', 'Source', 'read_entry', 'FolderSource', 'FileSource', 'GitSource', 'WebSource', 'TableSource', 'SqlSource',
+           'open_source']
 
 # %% ../nbs/38_sources.ipynb #e8aa3416
 @dataclass(frozen=True)
@@ -33,12 +40,29 @@ class Entry:
 
 
 class Source(Protocol):
-    "A place that holds entries."
+    "A place that holds entries, listed in an order that stays."
 
     @property
     def name(self) -> str: ...
 
     def entries(self) -> Iterator[Entry]: ...
+
+# %% ../nbs/38_sources.ipynb #991f1b60
+def _refused(id: str, uri: str, reason: str) -> Entry:
+    def read() -> NoReturn:
+        raise DataError(reason)
+
+    return Entry(id, uri, "", None, None, {}, read)
+
+
+def _unique(entries: Iterable[Entry]) -> Iterator[Entry]:
+    seen: dict[str, int] = {}
+    for entry in entries:
+        seen[entry.id] = seen.get(entry.id, 0) + 1
+        if seen[entry.id] == 1:
+            yield entry
+        else:
+            yield _refused(f"{entry.id} (again, {seen[entry.id]})", entry.uri, f"Two entries have the id {entry.id!r}. The first one was taken.")
 
 # %% ../nbs/38_sources.ipynb #f2ac5bba
 def read_entry(
@@ -56,24 +80,32 @@ def read_entry(
     metadata = {**parsed.metadata, **entry.metadata, **said, **pages, "format": parsed.format}
     return Document(entry.id, parsed.text, parsed.title, metadata), parsed.notes
 
-# %% ../nbs/38_sources.ipynb #40e6f0bc
+# %% ../nbs/38_sources.ipynb #baee9d95
 def _regex(pattern: str) -> str:
-    "A glob as a regular expression for a whole path: ** crosses folders, * and ? do not."
     parts = re.findall(r"\*\*/|\*\*|\*|\?|\[!?\]?[^\]]*\]|.", pattern, re.DOTALL)
     known = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    return "".join(known.get(part) or (part.replace("[!", "[^") if len(part) > 1 else re.escape(part)) for part in parts)
+    return "".join(known.get(part) or (part.replace("[!", "[^", 1) if len(part) > 1 else re.escape(part)) for part in parts)
 
 
 def _chooser(glob: str | Sequence[str], exclude: str | Sequence[str]) -> Callable[[str], bool]:
     "Whether a path with slashes is wanted; raises `ConfigurationError` for a pattern that is none."
     wanted, unwanted = ([one] if isinstance(one, str) else list(one) for one in (glob, exclude or []))
     try:
-        yes, no = (re.compile("|".join(map(_regex, some)) if some else r"(?!)", re.DOTALL) for some in (wanted, unwanted))
+        yes, no = (re.compile("|".join(f"(?:{_regex(one)})" for one in some) if some else r"(?!)", re.DOTALL) for some in (wanted, unwanted))
     except re.error as error:
         raise ConfigurationError(f"The pattern {glob!r} or {exclude!r} cannot be used: {error}.") from error
     return lambda path: bool(yes.fullmatch(path)) and not no.fullmatch(path)
 
-# %% ../nbs/38_sources.ipynb #8a54b39e
+# %% ../nbs/38_sources.ipynb #e0b4db4f
+def _file_entry(id: str, path: Path, root: Path | None, limit: int) -> Entry:
+    try:
+        status = path.stat()
+    except (OSError, RuntimeError):  # The reason is found again when it is read
+        return Entry(id, path.as_uri(), "", None, None, {}, partial(_sources_files.read_file, path, root, id, limit))
+    mark = f"{status.st_mtime_ns}-{status.st_ctime_ns}-{status.st_size}"
+    return Entry(id, path.as_uri(), mark, status.st_mtime, status.st_size, {}, partial(_sources_files.read_file, path, root, id, limit))
+
+
 @dataclass(frozen=True)
 class FolderSource:
     "The files of a folder."
@@ -82,40 +114,207 @@ class FolderSource:
     folder: Path  # Where it lies
     glob: str | Sequence[str] = "**/*"  # Which paths, from the folder; several patterns are alternatives
     exclude: str | Sequence[str] = ()  # Which of these not
-    hidden: bool = False  # Whether names that begin with a dot count
+    hidden: bool = False  # Whether names that begin with a dot count; what belongs to version control never does
     limit: int = 50_000_000  # Bytes of a file at most
 
     def entries(self) -> Iterator[Entry]:
         "The files in the order of their paths; raises `DataError` when there is no such folder."
+        wanted = _chooser(self.glob, self.exclude)
         if not self.folder.is_dir():
-            raise DataError(f"The folder {self.folder.name!r} does not exist. Check `folder`.")
-        wanted, root = _chooser(self.glob, self.exclude), self.folder.resolve()
-        for path in _walk(root, root, self.hidden):
-            id = path.relative_to(root).as_posix()
-            if path.is_symlink() or wanted(id):
+            raise DataError(f"The folder {self.folder.name!r} of the source {self.name!r} does not exist. Check `folder`.")
+        root = self.folder.resolve()
+        for id, path, reason in _sources_files.walk(root, root, self.hidden):
+            if reason:
+                yield _refused(id, path.as_uri(), reason)
+            elif wanted(id):
                 yield _file_entry(id, path, root, self.limit)
 
 
-def _walk(folder: Path, root: Path, hidden: bool) -> Iterator[Path]:
-    with os.scandir(folder) as found:
-        inside = sorted(found, key=lambda entry: entry.name)
-    for entry in inside:
-        if entry.name.startswith(".") and not hidden:
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk(Path(entry.path), root, hidden)
-        else:
-            yield Path(entry.path)
+@dataclass(frozen=True)
+class FileSource:
+    "Single files."
+
+    name: str  # What a person calls them
+    files: Sequence[str]  # Their paths, each of which is an id
+    root: Path = Path()  # Where relative paths begin
+    limit: int = 50_000_000  # Bytes of a file at most
+
+    def entries(self) -> Iterator[Entry]:
+        "The files in the order given."
+        yield from _unique(_file_entry(file, (self.root / file).absolute(), None, self.limit) for file in self.files)
+
+# %% ../nbs/38_sources.ipynb #5041922d
+@dataclass(frozen=True)
+class GitSource:
+    "The files of a commit."
+
+    name: str  # What a person calls it
+    repository: str  # A folder, or an address that git fetches from
+    ref: str = "HEAD"  # Branch, tag or commit
+    glob: str | Sequence[str] = "**/*"  # Which paths
+    exclude: str | Sequence[str] = ()  # Which of these not
+    limit: int = 50_000_000  # Bytes of a file at most
+    seconds: float = 600.0  # For one command of git
+    state: Path | None = None  # Where a copy is kept; None: a temporary folder, for as long as the entries are used
+
+    def entries(self) -> Iterator[Entry]:
+        "The files in the order of their paths; raises `DataError` when git cannot read the repository."
+        wanted = _chooser(self.glob, self.exclude)
+        holder = tempfile.TemporaryDirectory() if self.state is None else None
+        repository = _sources_git.Repository(self.repository, self.ref, self.state or Path(holder.name if holder else ""), self.seconds)
+        for blob in repository.blobs():
+            if isinstance(blob, str):
+                yield _refused(blob, f"{self.repository}#{blob}", f"{blob}: its path is no UTF-8 text. Rename it.")
+            elif wanted(blob.path):
+                read = partial(self._read, repository, blob, holder)
+                yield Entry(blob.path, f"{self.repository}#{blob.path}", blob.id, None, blob.size, {"commit": repository.commit}, read)
+
+    def _read(self, repository: _sources_git.Repository, blob: _sources_git.Blob, _holder: Any) -> bytes:
+        if blob.link:
+            raise DataError(f"{blob.path} is a link or another repository in git, and is not followed.")
+        if blob.size > self.limit:
+            raise DataError(f"{blob.path} has {blob.size:,} bytes; the limit is {self.limit:,}. Raise `limit`, or leave it out with `exclude`.")
+        data = repository.read(blob.id)
+        if data.startswith(b"version https://git-lfs.github.com/spec/"):
+            raise DataError(f"{blob.path} is kept in Git LFS, which is not read. Fetch it, and name its folder as a source.")
+        return data
+
+# %% ../nbs/38_sources.ipynb #78eadcf6
+def _at_once(function: Callable[[Any], Entry], listed: Iterator[Any]) -> Iterator[Entry]:
+    "A function over a list in its order, eight calls at a time."
+    with ThreadPoolExecutor(8) as pool:
+        while part := list(islice(listed, 64)):
+            yield from pool.map(function, part)
 
 
-def _file_entry(id: str, path: Path, root: Path, limit: int) -> Entry:
-    status = path.lstat()
-    return Entry(id, path.as_uri(), f"{status.st_mtime_ns}-{status.st_size}", status.st_mtime, status.st_size, {}, path.read_bytes)
+def _page_at(web: _sources_web.Web, url: str) -> bytes:
+    reply = web.fetch(url)
+    if reply.status >= 300:
+        raise DataError(f"{url} cannot be had: the server says {reply.status}.")
+    return _sources_web.in_utf8(reply)
 
-# %% ../nbs/38_sources.ipynb #8520fc15
+# %% ../nbs/38_sources.ipynb #3b9ad9c4
+@dataclass(frozen=True)
+class WebSource:
+    "Pages and files at addresses."
+
+    name: str  # What a person calls them
+    urls: Sequence[str] = ()  # Their addresses
+    sitemap: str = ""  # Or the address of a sitemap, or of an index of sitemaps
+    glob: str | Sequence[str] = "**/*"  # Which paths on their servers, without the first slash
+    exclude: str | Sequence[str] = ()  # Which of these not
+    allow_private: bool | Sequence[str] = False  # Hosts that may lie inside the network: none, all, or these
+    robots: bool = True  # Whether robots.txt is obeyed
+    limit: int = 50_000_000  # Bytes of a page at most
+    seconds: float = 30.0  # For one address, redirects included
+    most: int = 50_000  # Addresses of a sitemap at most
+
+    def entries(self) -> Iterator[Entry]:
+        "The pages in the order of the list; raises `DataError` when the sitemap cannot be read."
+        wanted = _chooser(self.glob, self.exclude)
+        web = _sources_web.Web(self.allow_private, self.seconds, self.limit, self.robots)
+        listed = _sources_web.sitemap_entries(web, self.sitemap, self.most) if self.sitemap else ((url, "", "") for url in self.urls)
+        chosen = (entry for entry in listed if entry[2] or wanted(urllib.parse.urlsplit(entry[0]).path.lstrip("/")))
+        yield from _unique(_at_once(partial(self._entry, web), chosen))
+
+    def _entry(self, web: _sources_web.Web, listed: tuple[str, str, str]) -> Entry:
+        url, changed, reason = listed
+        if reason:
+            return _refused(url, url, reason)
+        read = partial(_page_at, web, url)
+        if changed and (modified := _sources_tables.seconds_of(changed)) is not None:
+            return Entry(url, url, f"lastmod {changed}", modified, None, {}, read)
+        try:
+            headers = web.fetch(url, "HEAD").headers
+        except DataError:  # The reason is found again when it is read
+            return Entry(url, url, "", None, None, {}, read)
+        mark, date, size = headers.get("etag", ""), headers.get("last-modified", ""), headers.get("content-length", "")
+        fingerprint = f"etag {mark}" if mark else f"date {date} {size}" if date else ""
+        return Entry(url, url, fingerprint, _sources_web.http_date(date), int(size) if size.isdecimal() else None, {}, read)
+
+# %% ../nbs/38_sources.ipynb #cf303783
+@dataclass(frozen=True)
+class TableSource:
+    "The rows of a table: a CSV, JSONL or Parquet file, a DataFrame, or what a database answers."
+
+    name: str  # What a person calls it
+    table: Path | Any  # The file, or a DataFrame
+    id: str = "id"  # Column with the id
+    text: str = "text"  # Column with the text
+    title: str = ""  # Column with the title; "" for none
+    modified: str = ""  # Column with the time of the last change: seconds since 1970, a date, or its ISO form; "" for none
+    columns: Sequence[str] | None = None  # Columns of metadata; None for all others
+    limit: int = 50_000_000  # Characters of a text at most
+
+    def rows(self) -> Iterator[_sources_tables.Row]:
+        "Where each row stands, its cells, and what is wrong with it."
+        return _sources_tables.file_rows(self.table) if isinstance(self.table, Path) else _sources_tables.frame_rows(self.table)
+
+    def entries(self) -> Iterator[Entry]:
+        "The rows in their order; raises `ConfigurationError` for a column that the table does not have."
+        yield from _unique(self._entry(*row) for row in self.rows())
+
+    def _entry(self, where: str, cells: Mapping[str, Any], problem: str) -> Entry:
+        if problem:
+            return _refused(where, where, f"{where} {problem}")
+        named = [self.id, self.text, *filter(None, (self.title, self.modified)), *(self.columns or ())]
+        sparse = isinstance(self.table, Path) and self.table.suffix.lower() in (".jsonl", ".ndjson")
+        for column in named:
+            if column not in cells and not sparse:
+                raise ConfigurationError(f"Source {self.name!r}: {unknown('column', column, map(str, cells))}")
+        values = {str(column): _sources_tables.plain(value) for column, value in cells.items()}
+        id, text = values.get(self.id), values.get(self.text)
+        if id in (None, "") or not isinstance(text, str) or not text.strip() or len(text) > self.limit:
+            why = f"no {self.id}" if id in (None, "") else f"more than {self.limit:,} characters" if isinstance(text, str) and text.strip() else f"no {self.text}"
+            return _refused(where if id in (None, "") else str(id), where, f"{where} has {why}.")
+        kept = self.columns if self.columns is not None else [column for column in values if column not in named]
+        extra = {column: values[column] for column in kept if values.get(column) is not None}
+        modified = _sources_tables.seconds_of(cells.get(self.modified)) if self.modified else None
+        document = Document(str(id), text.replace("\r\n", "\n").replace("\r", "\n"), str(values.get(self.title) or id), extra)
+        mark = digest([document.text, document.title, extra])
+        return Entry(document.id, f"{self.name}#{document.id}", mark, modified, len(text.encode("utf-8", "replace")), extra, lambda: document)
+
+# %% ../nbs/38_sources.ipynb #48008fa9
+@dataclass(frozen=True)
+class SqlSource(TableSource):
+    "What a database answers to a query."
+
+    table: Any = None  # Unused: the rows come from the query
+    sql: str = ""  # One SELECT
+    url_env: str = "DATABASE_URL"  # Name of the environment variable with the database's address, as SQLAlchemy writes it
+
+    def rows(self) -> Iterator[_sources_tables.Row]:
+        "The rows of the answer."
+        return _sources_tables.query_rows(self.sql, self.url_env)
+
+# %% ../nbs/38_sources.ipynb #768b6553
+_KINDS: Mapping[str, Any] = {"folder": FolderSource, "files": FileSource, "git": GitSource, "urls": WebSource, "sitemap": WebSource, "table": TableSource, "sql": SqlSource}
+
+
 def open_source(
     spec: Mapping[str, Any],  # As in a plan, e.g. {"folder": "docs", "glob": "**/*.md"}
     root: Path,  # Where relative paths begin
+    state: Path | None = None,  # Where copies of repositories are kept; None: in a temporary folder
 ) -> Source:
     "The source that a mapping describes; raises `ConfigurationError` for one that cannot be."
-    return FolderSource(spec.get("name") or Path(spec["folder"]).name, root / spec["folder"], spec.get("glob", "**/*"))
+    kinds = [kind for kind in _KINDS if kind in spec]
+    if len(kinds) != 1:
+        raise ConfigurationError(f"A source has one of {', '.join(map(repr, _KINDS))}; this one has {' and '.join(map(repr, kinds)) or 'none'}: {sorted(map(str, spec))}.")
+    kind, values = kinds[0], {str(key): value for key, value in spec.items()}
+    place = values[kind]
+    frame = kind == "table" and hasattr(place, "itertuples")
+    if not frame and (not isinstance(place, list if kind in ("files", "urls") else str) or not place):
+        raise ConfigurationError(f"source: {kind} must be {'a list of texts' if kind in ('files', 'urls') else 'text'}, not {place!r}.")
+    where = f"source {values.get('name') or kind}"
+    values.setdefault("name", Path(place).stem if kind in ("folder", "table", "git") and isinstance(place, str) else kind)
+    if kind == "git":
+        remote = _sources_git.is_remote(place)
+        values = {**values, "repository": place if remote else str(root / place), "state": state}
+        del values["git"]
+    known = {each.name for each in fields(_KINDS[kind])} - {"root", "state", "repository", *(("table",) if kind == "sql" else ())}
+    for key in spec:
+        if key not in known | {kind}:
+            raise ConfigurationError(f"{where}: {unknown('key', str(key), known | {kind})}")
+    held = {"folder": root / place} if kind == "folder" else {"root": root} if kind == "files" else {"table": root / place} if kind == "table" and isinstance(place, str) else {}
+    source: Source = build(_KINDS[kind], {**values, **held}, where)
+    return source

@@ -14,7 +14,7 @@ OWNED = {
     "opentelemetry": (6, 6),
     "jinja2": (10, 79),
     "rensa": (8, 39),
-    "pyarrow": (12, 19),
+    "pyarrow": (12, 38),
     "krippendorff": (50, 59),
     "optuna": (60, 69),
     "distributed": (60, 69),
