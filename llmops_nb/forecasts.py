@@ -18,6 +18,7 @@ from .core import BudgetError, ConfigurationError, Item, LLMOpsError, Message, P
 from .evals import in_asking_order
 from .prices import Price, total
 from .providers import answer_cache, bare_model
+from .queries import asks_models
 from .settings import Settings
 from .spaces import Cell, Plan, cells_of, combinations, given_to_app, items_of, new_cell
 from .stats import Estimate
@@ -96,7 +97,7 @@ def _calls(plan: Plan, cells: Sequence[Cell], settings: Settings, progress: bool
 
     found: dict[bytes, tuple[Passage, ...]] = {}
     for cell in tqdm(cells, desc="reading ahead", unit="cell", leave=False, disable=not progress, file=sys.stderr, delay=1):
-        app = load_app(settings.root / plan.app, settings, **given_to_app(plan, cell.values))
+        app = _opened(plan, cell, settings)
         items = in_asking_order(items_of(plan, cell.values, settings))
         for item in items:
             if any(finding.blocks for guard in app.guards for finding in guard(item.question)):
@@ -105,6 +106,13 @@ def _calls(plan: Plan, cells: Sequence[Cell], settings: Settings, progress: bool
             for repeat in range(plan.repeats):
                 again = replace(app, definition=override(app.definition, {"repeat": repeat})) if repeat else app
                 yield _Call(cell.id, *_known_by(again, messages), again, item)
+
+# %% ../nbs/63_forecasts.ipynb #39dd2a0e
+def _opened(plan: Plan, cell: Cell, settings: Settings) -> App:
+    "The application of a cell; one whose search asks models searches without them, since a forecast must not spend."
+    given = given_to_app(plan, cell.values)
+    app = load_app(settings.root / plan.app, settings, **given)
+    return replace(app, retriever=load_app(settings.root / plan.app, settings, **{**given, "rewrite": "", "rerank": ""}).retriever) if asks_models(app.definition.retrieval) else app
 
 
 def _known_by(app: App, messages: Sequence[Message]) -> tuple[str, str, int]:
@@ -212,6 +220,8 @@ def forecast(
         notes.append("Optuna chooses cells as it goes: cells drawn by chance stand in for them, and none of theirs is counted as remembered.")
         cells += [new_cell(len(cells) + n, values) for n, values in enumerate(combinations(replace(plan, sampler="random"), {}))]
     calls = list(_calls(plan, cells, settings, progress))
+    if any(asks_models(call.app.definition.retrieval) for call in calls):
+        notes.append("What searches ask of models, to word questions and to judge passages, is not in it; prompts are those of a search without.")
     kinds = {call.kind: kind for call in calls if (kind := _kind(call.app, settings, plan))}
     paid = _to_pay(calls, kinds, settings)
     refuse(_summed(calls, paid, kinds, cells, plan, settings), plan.budget)

@@ -32,7 +32,8 @@ log = logging.getLogger(__name__)
 
 # %% auto #0
 __all__ = ['log', 'RELEVANCE', 'counting', 'standard_prompt', 'Wording', 'check_wording', 'worded', 'rewritten', 'hypothetical',
-           'paraphrased', 'asking', 'graded', 'ModelReranker', 'model_reranker', 'open_asking', 'open_reranker']
+           'paraphrased', 'asking', 'graded', 'ModelReranker', 'model_reranker', 'open_asking', 'asks_models',
+           'open_reranker']
 
 # %% ../nbs/46_queries.ipynb #b6d20006
 _LONGEST = 4000  # Characters of a question that a model reads
@@ -285,6 +286,17 @@ def open_asking(
     return asking(spec, model, prompt), digest([model.digest, prompt.digest])
 
 
+def _local_rerankers() -> list[str]:
+    return [entry.name for entry in CATALOGUE.values() if entry.kind == "re-ranker"]
+
+
+def asks_models(
+    spec: Retrieval,  # Of an application
+) -> bool:
+    "Whether a search calls language models, to word questions or to judge passages."
+    return bool(spec.rewrite) or bool(spec.rerank) and spec.rerank not in _local_rerankers()
+
+
 def open_reranker(
     spec: Retrieval,  # With `rerank` and `rubric`
     settings: Settings,  # Where weights and models are
@@ -293,7 +305,7 @@ def open_reranker(
     "The re-ranker of an application: a cross-encoder of the catalogue, or a model; raises `ConfigurationError` with the names known."
     if not spec.rerank:
         return None
-    local = [entry.name for entry in CATALOGUE.values() if entry.kind == "re-ranker"]
+    local = _local_rerankers()
     if spec.rerank in local:
         if spec.rubric:
             raise ConfigurationError(f"retrieval: {spec.rerank!r} cannot read the rubric {spec.rubric!r}. Leave it out, or name a model in rerank.")

@@ -15,7 +15,7 @@ from llmops_nb.prices import fixed_price
 from llmops_nb.settings import load_settings
 from llmops_nb.spaces import Plan, cells_of, complete
 from llmops_nb.sweeps import run_sweep
-from loopback import loopback
+from loopback import loopback, project
 from sweeping import sweeping
 
 
@@ -114,3 +114,17 @@ def test_a_sweep_is_refused_by_what_it_will_take(tmp_path: Path) -> None:
             with pytest.raises(BudgetError, match=words):
                 refuse(found, limits)
         refuse(found, Limits(money=1, calls=200, seconds=600))
+
+
+def test_a_forecast_asks_nothing_for_a_search_that_asks_models(tmp_path: Path) -> None:
+    with loopback(tmp_path / "log") as server:
+        here = project(tmp_path, server.url, 3)
+        (here / "docs").mkdir()
+        (here / "docs" / "a.md").write_text("# A\n\nThe pass statement does nothing. Say it.\n")
+        (here / "say.md").write_text("---\nvariables: {question: str, passages: list}\n---\n{% for p in passages %}{{ p }}{% endfor %}{{ question }}\n")
+        (here / "app.yaml").write_text("name: loop\nprompt: say.md\ncorpus: {folder: docs}\nretrieval: {mode: bm25, rewrite: rewrite, rerank: loop}\nmodel: {max_tokens: 16}\n")
+        settings = load_settings(here)
+        plan = complete(Plan(app=str(here), vary={"longest_question": [2000, 3000]}), settings)
+        found = forecast(plan, settings, pilot=0)
+        assert found.total.calls == 6 and server.requests() == []
+        assert any("ask of models" in note for note in found.notes)
