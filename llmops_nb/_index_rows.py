@@ -19,7 +19,7 @@ from .store import digest
 # A chunk: where its line begins, its document, the row that stands for it (-1: a heading alone),
 # the first row with the same text, and what "the same text" is decided by
 ENTRY = [("at", "<i8"), ("document", "<i4"), ("row", "<i4"), ("group", "<i4"), ("first", "<u8"), ("second", "<u8")]
-_decoder = msgspec.json.Decoder(Chunk)
+decode_chunk = msgspec.json.Decoder(Chunk).decode
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Chunks(Sequence[Chunk]):
 
     def entry(self, number: Any) -> Chunk:
         "The chunk of an entry."
-        return _decoder.decode(self._lines[self._starts[number] : self._starts[number + 1]])
+        return decode_chunk(self._lines[self._starts[number] : self._starts[number + 1]])
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
@@ -70,6 +70,16 @@ def fingerprint(document: Document) -> str:
         return digest([document.text, document.title, document.metadata])
     except (UnicodeEncodeError, msgspec.MsgspecError) as error:
         raise DataError(f"Document {document.id!r} holds text that is not Unicode: {error}.") from error
+
+
+def fingerprints(documents: Sequence[Document]) -> dict[str, str]:
+    "By id the digest of every document; raises `DataError` for two with one id."
+    found: dict[str, str] = {}
+    for document in documents:
+        if document.id in found:
+            raise DataError(f"Two of the documents have the id {document.id!r}.")
+        found[document.id] = fingerprint(document)
+    return found
 
 
 def _not_json(value: Any, where: str = "") -> str:
@@ -174,7 +184,7 @@ def nothing() -> Content:
     return Content([], b"", np.empty(0, dtype=ENTRY))
 
 
-def _key(chunk: Chunk) -> tuple[int, int]:
+def key_of(chunk: Chunk) -> tuple[int, int]:
     "What equal chunks have in common: their text and their last heading; zeros for a heading alone."
     body = " ".join(body_of(chunk).split())
     if not body:
@@ -243,7 +253,7 @@ def changed(
             part, origin = np.zeros(len(chunks), dtype=ENTRY), np.full(len(chunks), -1, dtype=np.int64)
             part["at"] = np.cumsum([0, *map(len, raw)])[:-1]
             for place, chunk in enumerate(chunks):
-                part["first"][place], part["second"][place] = _key(chunk)
+                part["first"][place], part["second"][place] = key_of(chunk)
             lines.append(b"".join(raw))
             held.append(Held(id, digests[id], document.title, len(chunks), document.metadata))
         parts.append(part)

@@ -12,27 +12,32 @@ from .core import Chunk
 Found = list[tuple[Chunk, float]]  # Chunks with their score, best first
 
 
-def best(content: Content, k: int, fetch: Callable[[int], tuple[Any, Any]]) -> Found:
-    "The k best of what `fetch` finds (scores and rows, best first) when it is asked for so many rows."
+Fetched = list[tuple[Any, float, Any]]  # Which chunk, its score, and its kind: the same for equal texts
+
+
+def best(k: int, fetch: Callable[[int], Fetched], chunk: Callable[[Any], Chunk]) -> Found:
+    "The k best of what `fetch` finds, best first, when it is asked for so many."
     most = k + 8
     while k > 0:
-        scores, found = fetch(most)
-        last = scores[-1] if len(found) >= most else float("-inf")
-        kinds = found if content.groups is None else content.groups[found]
-        rows = list(zip(found.tolist(), scores.tolist(), kinds.tolist(), strict=True))
-        if len(found) < most or len({kind for _, score, kind in rows if score > last}) >= k:
-            return _once(content, rows, k)
+        found = fetch(most)
+        last = found[-1][1] if len(found) >= most else float("-inf")
+        if len(found) < most or len({kind for _, score, kind in found if score > last}) >= k:
+            return _once([(chunk(place), score, kind) for place, score, kind in found], k)
         most *= 4
     return []
 
 
-def _once(content: Content, rows: Sequence[tuple[int, float, int]], k: int) -> Found:
-    "The k best rows, one of each kind."
-    pairs = sorted(((content.chunks[row], score, kind) for row, score, kind in rows), key=lambda one: (-one[1], one[0].id))
-    kept: dict[int, tuple[Chunk, float]] = {}
-    for chunk, score, kind in pairs:
+def _once(found: Sequence[tuple[Chunk, float, Any]], k: int) -> Found:
+    "The k best chunks, one of each kind."
+    kept: dict[Any, tuple[Chunk, float]] = {}
+    for chunk, score, kind in sorted(found, key=lambda one: (-one[1], one[0].id)):
         kept.setdefault(kind, (chunk, score))
     return list(kept.values())[:k]
+
+
+def _listed(content: Content, rows: Any, scores: Any) -> Fetched:
+    kinds = rows if content.groups is None else content.groups[rows]
+    return list(zip(rows.tolist(), scores.tolist(), kinds.tolist(), strict=True))
 
 
 def nearest(parts: Parts, query: Any, k: int, keep: Any) -> Found:
@@ -46,11 +51,11 @@ def nearest(parts: Parts, query: Any, k: int, keep: Any) -> Found:
         kept[parts.places if keep is None else parts.places[keep]] = True
         keep = kept
 
-    def fetch(most: int) -> tuple[Any, Any]:
+    def fetch(most: int) -> Fetched:
         scores, places = parts.vectors.search(query, most, keep)
-        return scores, places if parts.places is None else parts.rows[places]
+        return _listed(parts.content, places if parts.places is None else parts.rows[places], scores)
 
-    return best(parts.content, k, fetch)
+    return best(k, fetch, parts.content.chunks.__getitem__)
 
 
 def matching(parts: Parts, words: Sequence[str], k: int, keep: Any) -> Found:
@@ -63,9 +68,9 @@ def matching(parts: Parts, words: Sequence[str], k: int, keep: Any) -> Found:
     scores = parts.words.get_scores_from_ids(numbers)
     found = np.flatnonzero(scores > 0 if keep is None else (scores > 0) & keep)
 
-    def fetch(most: int) -> tuple[Any, Any]:
+    def fetch(most: int) -> Fetched:
         some = found if most >= len(found) else found[np.argpartition(-scores[found], most - 1)[:most]]
         some = some[np.argsort(-scores[some], kind="stable")]
-        return scores[some], some
+        return _listed(parts.content, some, scores[some])
 
-    return best(parts.content, k, fetch)
+    return best(k, fetch, parts.content.chunks.__getitem__)

@@ -19,14 +19,16 @@ from typing import Any, Protocol
 from . import _index_files as files
 from . import _index_rows as rows
 from . import _index_search as search
-from .chunks import chunk_document
+from .chunks import approximate_tokens
 from .core import Chunk, ConfigurationError, DataError, Document, Embedder, from_json, need, to_json, unknown
 from .documents import Corpus
 from .filters import Columns, read_filter
+from .splitters import cut
 from .store import digest, short
 
 # %% auto #0
-__all__ = ['Found', 'Recipe', 'words_of', 'embed_all', 'Meta', 'Change', 'Index', 'FileIndex', 'build_index']
+__all__ = ['Found', 'Recipe', 'words_of', 'embed_all', 'Meta', 'Change', 'Index', 'fitting_query', 'cut_by', 'described',
+           'fitting', 'FileIndex', 'planned', 'build_index']
 
 # %% ../nbs/43_index.ipynb #069b4f48
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Recipe:
     chunk_size: int = 120  # Tokens in a chunk at most
     overlap: int = 0  # Of these, how many may repeat the chunk before
     embedder: str = ""  # Name of the embedder, "" for an index of words alone
+    chunker: str = "structure"  # Where to cut: a name in `splitters.CHUNKERS`
+    tokens: str = "approximate"  # Who counts tokens: "approximate", or "embedder" for its own tokenizer
     stemmer: str = "english"  # Snowball stemmer for words, "" to keep them as they are
     stop_words: str = "english"  # Which list of words not to count, "" to count all
     version: int = 2  # Of the code that cuts, tokenizes and scores
@@ -176,9 +180,12 @@ class _State:
         mask = self.columns.mask(read_filter(where, self.meta.fields), time.time() if now is None else now)
         return None if mask.all() else mask
 
-# %% ../nbs/43_index.ipynb #ff50e025
-def _fitting_query(meta: Meta, vector: Any) -> Any:
-    "A vector that can be compared with those of the index."
+# %% ../nbs/43_index.ipynb #adea82d9
+def fitting_query(
+    meta: Meta,  # Of the index
+    vector: Any,  # Of a query
+) -> Any:
+    "A vector that can be compared with those of the index; raises `ConfigurationError` when it cannot."
     import numpy as np
 
     query = np.asarray(vector, dtype=np.float32).ravel()
@@ -254,7 +261,7 @@ class _Searchable(_Readable):
     def nearest(self, vector: Any, k: int, where: Mapping[str, Any] | None = None, now: float | None = None) -> Found:
         "The chunks whose vectors are nearest; raises `ConfigurationError` for a vector that does not fit or a filter that cannot be."
         state = self._state
-        return search.nearest(state.parts, _fitting_query(state.meta, vector), k, state.keep(where, now))
+        return search.nearest(state.parts, fitting_query(state.meta, vector), k, state.keep(where, now))
 
     def matching(self, query: str, k: int, where: Mapping[str, Any] | None = None, now: float | None = None) -> Found:
         "The chunks that share words with the query, by BM25; raises `ConfigurationError` for a filter that cannot be."
@@ -283,44 +290,56 @@ class _Searchable(_Readable):
 # %% ../nbs/43_index.ipynb #4618a0d5
 def _change(state: _State, documents: Iterable[Document], gone: Sequence[str], embedder: Embedder | None, progress: Callable[[int, int], None] | None) -> tuple[_State, Change]:
     documents = list(documents)
-    given = {document.id: document for document in documents}
-    if len(given) < len(documents):
-        ids = [document.id for document in documents]
-        raise DataError(f"Two of the documents have the id {next(id for place, id in enumerate(ids) if id in ids[:place])!r}.")
-    digests = {document.id: rows.fingerprint(document) for document in documents}
+    digests = rows.fingerprints(documents)
     before, recipe = state.parts.content, state.meta.recipe
     known = {held.id: held.digest for held in before.documents}
-    fresh = [document for id, document in given.items() if known.get(id) != digests[id]]
+    fresh = [document for document in documents if known.get(document.id) != digests[document.id]]
     if not fresh and not gone:
-        return state, Change(same=len(given), rows=len(before.standing))
-    moved = rows.changed(before, fresh, digests, gone, lambda document: _cut(document, recipe, embedder))
+        return state, Change(same=len(documents), rows=len(before.standing))
+    moved = rows.changed(before, fresh, digests, gone, lambda document: cut_by(document, recipe, embedder))
     bags = rows.bags_after(state.parts.bags, moved, lambda text: words_of(text, recipe))
     vectors, places, embedded = _vectors(state, moved, embedder, progress)
     parts = files.Parts(moved.content, bags, files.weigh(bags), vectors, places)
     added = tuple(document.id for document in fresh if document.id not in known)
     replaced = tuple(document.id for document in fresh if document.id in known)
-    change = Change(added, replaced, tuple(gone), len(given) - len(fresh), embedded, len(moved.content.standing))
+    change = Change(added, replaced, tuple(gone), len(documents) - len(fresh), embedded, len(moved.content.standing))
     return replace(state, meta=_described(state.meta, parts), parts=parts), change
 
 
-def _cut(document: Document, recipe: Recipe, embedder: Embedder | None) -> list[Chunk]:
-    return chunk_document(document, recipe.chunk_size, recipe.overlap)
+def cut_by(
+    document: Document,  # To cut
+    recipe: Recipe,  # How
+    embedder: Embedder | None,  # Whose tokens count, when the recipe says so
+) -> list[Chunk]:
+    "The chunks of a document; raises `ConfigurationError` for a recipe that cannot be followed."
+    if recipe.tokens not in ("approximate", "embedder"):
+        raise ConfigurationError(unknown("way to count tokens", recipe.tokens, ("approximate", "embedder")))
+    count = approximate_tokens if recipe.tokens == "approximate" else getattr(embedder, "count", None)
+    if count is None:
+        raise ConfigurationError("The recipe counts tokens by the embedder, but it has no tokenizer to ask, or there is none. Use tokens 'approximate'.")
+    return cut(document, recipe.chunker, recipe.chunk_size, recipe.overlap, count)
 
 
 def _described(meta: Meta, parts: files.Parts) -> Meta:
     "What an index of these parts is."
     content, libraries = parts.content, ("bm25s", *(("faiss",) if meta.embedder else ()))
-    contents = rows.content_digest((held.id, held.digest) for held in content.documents)
-    return replace(
-        meta,
-        digest=digest([contents, meta.recipe, meta.embedder_digest]),
-        corpus_digest=contents,
-        dimension=meta.dimension if parts.vectors is None else parts.vectors.dimension,
-        documents=len(content.documents),
-        fields=tuple(sorted(Columns.of([held.metadata for held in content.documents]).names)),
-        copies=content.copies(),
-        made_with={name: str(need(name, "retrieval").__version__) for name in libraries},
-    )
+    made_with = {name: str(need(name, "retrieval").__version__) for name in libraries}
+    fields = Columns.of([held.metadata for held in content.documents]).names
+    dimension = meta.dimension if parts.vectors is None else parts.vectors.dimension
+    now = described(meta, {held.id: held.digest for held in content.documents}, fields, dimension)
+    return replace(now, copies=content.copies(), made_with=made_with)
+
+
+def described(
+    meta: Meta,  # Of the state before
+    documents: Mapping[str, str],  # By id of every document, its digest
+    fields: Iterable[str],  # That their metadata has
+    dimension: int,  # Of the vectors, 0 for none
+) -> Meta:
+    "What an index is, once it holds these documents."
+    contents = rows.content_digest(documents.items())
+    name = digest([contents, meta.recipe, meta.embedder_digest])
+    return replace(meta, digest=name, corpus_digest=contents, dimension=dimension, documents=len(documents), fields=tuple(sorted(fields)))
 
 # %% ../nbs/43_index.ipynb #2b4e30cc
 def _vectors(state: _State, moved: rows.Moved, embedder: Embedder | None, progress: Callable[[int, int], None] | None) -> tuple[Any, Any, int]:
@@ -329,7 +348,7 @@ def _vectors(state: _State, moved: rows.Moved, embedder: Embedder | None, progre
         return None, None, 0
     source, missing = files.sources(state.parts, moved)
     texts = list(dict.fromkeys(missing.values()))
-    fresh = embed_all(_fitting(embedder, state.meta), texts, progress) if texts else None
+    fresh = embed_all(fitting(embedder, state.meta), texts, progress) if texts else None
     if fresh is not None and state.meta.dimension not in (0, fresh.shape[1]):
         raise ConfigurationError(f"Embedder {state.meta.embedder!r} makes {fresh.shape[1]} dimensions now, the index has {state.meta.dimension}. Build it anew.")
     found = dict(zip(texts, [] if fresh is None else fresh, strict=True))
@@ -337,7 +356,11 @@ def _vectors(state: _State, moved: rows.Moved, embedder: Embedder | None, progre
     return vectors, places, len(texts)
 
 
-def _fitting(embedder: Embedder | None, meta: Meta) -> Embedder:
+def fitting(
+    embedder: Embedder | None,  # That was given
+    meta: Meta,  # Of the index
+) -> Embedder:
+    "The embedder, when it is the one that made the index; raises `ConfigurationError` when not."
     if embedder is None or (embedder.name, embedder.digest) != (meta.embedder, meta.embedder_digest):
         given = repr(embedder.name) if embedder else "none"
         raise ConfigurationError(f"New text must be embedded by {meta.embedder!r}, which made this index, but {given} was given. Pass that one, of the same version.")
@@ -442,7 +465,21 @@ def _load(path: Path, name: str, embedder: Embedder | None) -> _State:
     except DataError as error:
         raise DataError(f"{error} (written with {', '.join(f'{name} {version}' for name, version in meta.made_with.items())})") from error
 
-# %% ../nbs/43_index.ipynb #00ee0002
+# %% ../nbs/43_index.ipynb #334b15dd
+def planned(
+    corpus: Corpus,  # What to search in
+    recipe: Recipe,  # How to make it searchable
+    embedder: Embedder | None,  # The one that the recipe names
+) -> Meta:
+    "What the index of a corpus will be, its digest above all; raises `ConfigurationError` when recipe and embedder do not fit."
+    if recipe.embedder and (embedder is None or embedder.name != recipe.embedder):
+        given = repr(embedder.name) if embedder else "none"
+        raise ConfigurationError(f"The recipe asks for the embedder {recipe.embedder!r}, but {given} was given. Pass that one, or change `embedder` in app.yaml.")
+    digests = rows.fingerprints(corpus.documents)
+    key = embedder.digest if embedder and recipe.embedder else ""
+    return described(Meta("", corpus.name, "", recipe, recipe.embedder, key), digests, (), 0)
+
+
 def build_index(
     corpus: Corpus,  # What to search in
     recipe: Recipe,  # How to make it searchable
@@ -451,13 +488,8 @@ def build_index(
     progress: Callable[[int, int], None] | None = None,  # Called with how many chunks are embedded, and of how many
 ) -> FileIndex:
     "The index of a corpus, loaded or built; raises `ConfigurationError` when recipe and embedder do not fit, `DataError` for a corpus without text."
-    if recipe.embedder and (embedder is None or embedder.name != recipe.embedder):
-        given = repr(embedder.name) if embedder else "none"
-        raise ConfigurationError(f"The recipe asks for the embedder {recipe.embedder!r}, but {given} was given. Pass that one, or change `embedder` in app.yaml.")
     embedder = embedder if recipe.embedder else None
-    contents = rows.content_digest((document.id, rows.fingerprint(document)) for document in corpus.documents)
-    key = embedder.digest if embedder else ""
-    meta = Meta(digest([contents, recipe, key]), corpus.name, contents, recipe, recipe.embedder, key)
+    meta = planned(corpus, recipe, embedder)
     empty = _State(meta, files.Parts(rows.nothing(), rows.no_bags(), None, None, None), state / "index", embedder)
     path = empty.home / meta.digest[:16]
     if path.is_dir():
