@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ CREATE TABLE {chunks} (id text COLLATE "C" PRIMARY KEY, document text COLLATE "C
 CREATE INDEX ON {chunks} (document, number);
 CREATE INDEX ON {chunks} (key, kind, document, number);
 CREATE TABLE {rows} (row bigint PRIMARY KEY, id text COLLATE "C" NOT NULL UNIQUE, key bytea NOT NULL, length int NOT NULL,
-  hash bytea NOT NULL, metadata jsonb NOT NULL{vector});
+  hash bytea NOT NULL, metadata jsonb NOT NULL);
 CREATE INDEX ON {rows} USING gin (metadata jsonb_path_ops);
 CREATE INDEX ON {rows} (hash);
 CREATE TABLE {words} (word text COLLATE "C", row bigint, times int NOT NULL, length int NOT NULL, PRIMARY KEY (word, row));
@@ -38,8 +39,9 @@ hits AS (SELECT w.row, w.word, w.times, w.length, a.times AS asked FROM {words} 
 rare AS (SELECT word, ln(1 + (%(rows)s - count(*) + 0.5)::float8 / (count(*) + 0.5)::float8) AS weight FROM hits GROUP BY word),
 scored AS (SELECT row, sum(asked * weight * times / (%(k1)s * ((1 - %(b)s) + %(b)s * length / %(mean)s) + times) ORDER BY word) AS score
   FROM hits JOIN rare USING (word) GROUP BY row)
-SELECT r.id, s.score::real, r.key FROM scored s JOIN {rows} r USING (row) WHERE {kept} ORDER BY 2 DESC, 1 LIMIT %(most)s
+SELECT r.id, s.score::real AS score, r.key FROM scored s JOIN {rows} r USING (row) WHERE {kept} ORDER BY 2 DESC, 1 LIMIT %(most)s
 """
+READ = "SELECT c.chunk, f.score, f.key FROM ({found}) f JOIN {chunks} c USING (id) ORDER BY f.score DESC, c.id"
 
 
 @dataclass(frozen=True)
@@ -58,12 +60,12 @@ class Server:
     "Connections to one server. Each use has one for itself; a few are kept for the next."
 
     def __init__(self, url: str, variable: str):
-        self._url, self._variable, self._idle, self._lock = url, variable, list[Any](), threading.Lock()
+        self.url, self._variable, self._idle, self._lock = url, variable, list[Any](), threading.Lock()
 
     def _connect(self) -> Any:
         psycopg = need("psycopg", "postgres")
         try:
-            connection = psycopg.connect(self._url, autocommit=True, connect_timeout=10)
+            connection = psycopg.connect(self.url, autocommit=True, connect_timeout=10)
         except psycopg.Error as error:
             raise RunError(f"The PostgreSQL server that ${self._variable} names cannot be reached: {self._said(error)}") from None
         try:
@@ -81,10 +83,10 @@ class Server:
         "What an error says, without what the address holds."
         psycopg = need("psycopg", "postgres")
         try:
-            password = psycopg.conninfo.conninfo_to_dict(self._url).get("password")
+            password = psycopg.conninfo.conninfo_to_dict(self.url).get("password")
         except psycopg.Error:
             return "its value is not an address such as postgresql://user@host/database."
-        said = " ".join(str(error).replace(self._url, "…").split())
+        said = " ".join(str(error).replace(self.url, "…").split())
         return said.replace(str(password), "…") if password else said
 
     @contextmanager
@@ -138,9 +140,18 @@ def make_catalogue(connection: Any) -> None:
     with connection.transaction():
         connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
         connection.execute(
-            f"CREATE TABLE IF NOT EXISTS {CATALOGUE} (number bigserial PRIMARY KEY, digest text NOT NULL UNIQUE, "
-            "meta bytea NOT NULL, rows bigint NOT NULL, mean float8 NOT NULL, changed timestamptz NOT NULL DEFAULT now())"
+            f"CREATE TABLE IF NOT EXISTS {CATALOGUE} (number bigserial PRIMARY KEY, digest text NOT NULL, "
+            "meta bytea NOT NULL, rows bigint NOT NULL, mean float8 NOT NULL, graph bool NOT NULL)"
         )
+
+
+def make_graph(connection: Any, tables: Tables, dimension: int) -> bool:
+    "A graph to search vectors by, when there is none; whether there is one now."
+    if not 0 < dimension <= 2000:  # What pgvector's HNSW can hold
+        return False
+    connection.execute("SET LOCAL maintenance_work_mem = '256MB'")
+    connection.execute(tables.fill("CREATE INDEX IF NOT EXISTS {rows}_graph ON {rows} USING hnsw (embedding vector_ip_ops)"))
+    return True
 
 
 def vector_text(vector: Any) -> str:
@@ -163,7 +174,7 @@ def _binary(connection: Any) -> type:
         oid = info.oid
 
         def dump(self, obj: Vector) -> bytes:
-            return struct.pack(">HH", len(obj.numbers), 0) + obj.numbers.astype(">f4").tobytes()
+            return bytes(struct.pack(">HH", len(obj.numbers), 0) + obj.numbers.astype(">f4").tobytes())
 
     connection.adapters.register_dumper(Vector, Dumper)
     return Vector
@@ -188,19 +199,24 @@ def near(connection: Any, tables: Tables, query: Any, most: int, kept: Kept, exa
     values = {**kept.values, "query": vector_text(query), "most": most}
     if exact:
         sql = "WITH kept AS MATERIALIZED (SELECT r.id, r.key, r.embedding FROM {rows} r WHERE {kept}) "
-        sql += "SELECT id, -(embedding <#> %(query)s::vector), key FROM kept ORDER BY embedding <#> %(query)s::vector, id LIMIT %(most)s"
+        sql += "SELECT id, -(embedding <#> %(query)s::vector) AS score, key FROM kept ORDER BY embedding <#> %(query)s::vector, id LIMIT %(most)s"
     else:
         connection.execute(f"SET LOCAL hnsw.ef_search = {min(1000, max(100, 2 * most))}")
         connection.execute("SET LOCAL hnsw.iterative_scan = strict_order")
-        sql = "SELECT r.id, -(r.embedding <#> %(query)s::vector), r.key FROM {rows} r WHERE {kept} ORDER BY r.embedding <#> %(query)s::vector LIMIT %(most)s"
-    return list(connection.execute(tables.fill(sql, kept=kept.sql), values).fetchall())
+        sql = "SELECT r.id, -(r.embedding <#> %(query)s::vector) AS score, r.key FROM {rows} r WHERE {kept} ORDER BY r.embedding <#> %(query)s::vector LIMIT %(most)s"
+    return _read(connection, tables, sql, kept, values)
+
+
+def _read(connection: Any, tables: Tables, sql: str, kept: Kept, values: Mapping[str, Any]) -> Fetched:
+    found = connection.execute(tables.fill(READ, found=tables.fill(sql, kept=kept.sql)), values, binary=True)
+    return [(raw, float(score), bytes(key)) for raw, score, key in found.fetchall()]
 
 
 def match(connection: Any, tables: Tables, words: Sequence[str], most: int, kept: Kept, rows: int, mean: float) -> Fetched:
     "The rows that hold the words, by BM25."
     times = {word: words.count(word) for word in words}
     values = {**kept.values, "words": list(times), "times": list(times.values()), "rows": rows, "mean": mean, "k1": K1, "b": B, "most": most}
-    return list(connection.execute(tables.fill(MATCH, kept=kept.sql), values).fetchall())
+    return _read(connection, tables, MATCH, kept, values)
 
 
 @dataclass(frozen=True)
@@ -321,8 +337,6 @@ def _stand(connection: Any, tables: Tables, ids: Sequence[str], vectors: dict[by
 def _copy_rows(connection: Any, tables: Tables, rows: Sequence[Any], vectors: Mapping[bytes, Any] | None) -> None:
     Vector, Jsonb = _binary(connection), need("psycopg.types.json", "postgres").Jsonb
     columns, types = "row, id, key, length, hash, metadata", ["int8", "text", "bytea", "int4", "bytea", "jsonb"]
-    import json
-
     with connection.cursor() as cursor:
         if rows:
             names = columns + (", embedding" if vectors is not None else "")
@@ -347,3 +361,47 @@ def _now(connection: Any, tables: Tables) -> Written:
         copies[first] = (*copies.get(first, ()), copy)
     rows, mean = _all(connection, tables, "SELECT count(*), coalesce(avg(length), 0)::float8 FROM {rows}")[0]
     return Written(0, 0, documents, fields, copies, rows, mean)
+
+
+def vectors_of(connection: Any, tables: Tables, ids: Sequence[str]) -> dict[str, Any]:
+    "By id of a chunk, the vector of the row that stands for it."
+    import numpy as np
+
+    sql = "SELECT c.id, r.embedding::real[] FROM {chunks} c JOIN {chunks} o ON o.key = c.key AND o.kind = c.kind JOIN {rows} r ON r.id = o.id WHERE c.id = ANY(%s)"
+    found = connection.execute(tables.fill(sql), [list(ids)], binary=True).fetchall()
+    return {id: np.array(numbers, np.float32) for id, numbers in found}
+
+
+def versions(connection: Any) -> dict[str, str]:
+    "Versions of the server and its extension."
+    (server, vector) = connection.execute("SELECT current_setting('server_version'), extversion FROM pg_extension WHERE extname = 'vector'").fetchone()
+    return {"postgresql": server.split()[0], "pgvector": vector}
+
+
+def expired(connection: Any, tables: Tables, moment: float) -> list[str]:
+    "Ids of the documents that have expired by a moment."
+    sql = "SELECT id FROM {docs} WHERE jsonb_typeof(metadata -> 'expires') = 'number' AND (metadata ->> 'expires')::numeric <= %s::numeric ORDER BY id"
+    return [id for (id,) in _all(connection, tables, sql, repr(float(moment)))]
+
+
+def create(connection: Any, digest: str, meta: bytes) -> int:
+    "Empty tables for an index, and its entry in the catalogue."
+    sql = f"INSERT INTO {CATALOGUE} (digest, meta, rows, mean, graph) VALUES (%s, %s, 0, 0, false) RETURNING number"
+    (number,) = connection.execute(sql, [digest, meta]).fetchone()
+    connection.execute(Tables(number).fill(MAKE))
+    return int(number)
+
+
+def drop(connection: Any, tables: Tables) -> None:
+    "Take an index off the server."
+    connection.execute(f"DELETE FROM {CATALOGUE} WHERE number = %s", [tables.number])
+    connection.execute(tables.fill("DROP TABLE {docs}, {chunks}, {rows}, {words}"))
+
+
+def tidy(server: Server, tables: Tables, graph: bool) -> None:
+    "Free the room of rows that are gone, and make the graph anew."
+    with server.connection() as connection:
+        if graph:
+            connection.execute(tables.fill("REINDEX INDEX {rows}_graph"))
+        for name in ("{docs}", "{chunks}", "{rows}", "{words}"):
+            connection.execute(tables.fill(f"VACUUM (ANALYZE) {name}"))

@@ -22,13 +22,14 @@ from . import _index_search as search
 from .chunks import approximate_tokens
 from .core import Chunk, ConfigurationError, DataError, Document, Embedder, from_json, need, to_json, unknown
 from .documents import Corpus
+from .embedding import embed_all
 from .filters import Columns, read_filter
 from .splitters import cut
 from .store import digest, short
 
 # %% auto #0
-__all__ = ['Found', 'Recipe', 'words_of', 'embed_all', 'Meta', 'Change', 'Index', 'fitting_query', 'cut_by', 'described',
-           'fitting', 'FileIndex', 'planned', 'build_index']
+__all__ = ['Found', 'Recipe', 'words_of', 'Meta', 'Change', 'Index', 'fitting_query', 'cut_by', 'described', 'embedded',
+           'FileIndex', 'planned', 'build_index']
 
 # %% ../nbs/43_index.ipynb #069b4f48
 @dataclass(frozen=True)
@@ -73,30 +74,6 @@ def words_of(
             raise ConfigurationError(unknown("stemmer", recipe.stemmer, library.algorithms()))
         known[recipe.stemmer] = library.Stemmer(recipe.stemmer)
     return list(known[recipe.stemmer].stemWords(words))
-
-# %% ../nbs/43_index.ipynb #23a4f8c6
-def embed_all(
-    embedder: Embedder,  # Makes the vectors
-    texts: Sequence[str],  # What to embed
-    progress: Callable[[int, int], None] | None = None,  # Called with how many are done, and of how many
-) -> Any:  # float32 matrix, one row a text
-    "Unit vectors of texts, 64 at a time; raises `ConfigurationError` when the embedder returns anything else."
-    import numpy as np
-
-    rows: Any = None
-    order = sorted(range(len(texts)), key=lambda place: len(texts[place]))  # Texts of one length waste no padding
-    for begin in range(0, len(order), 64):
-        some = order[begin : begin + 64]
-        part = np.asarray(embedder([texts[place] for place in some]), dtype=np.float32)
-        if part.ndim != 2 or len(part) != len(some) or rows is not None and part.shape[1] != rows.shape[1]:
-            raise ConfigurationError(f"Embedder {embedder.name!r} returned {part.shape} numbers for {len(some)} texts: one row a text is needed, all of one length.")
-        if not np.allclose(np.linalg.norm(part, axis=1), 1, atol=0.01):
-            raise ConfigurationError(f"Embedder {embedder.name!r} returns vectors whose length is not 1. Normalise them.")
-        rows = np.empty((len(texts), part.shape[1]), dtype=np.float32) if rows is None else rows
-        rows[some] = part
-        if progress:
-            progress(begin + len(some), len(texts))
-    return rows
 
 # %% ../nbs/43_index.ipynb #8d94017f
 @dataclass(frozen=True)
@@ -348,23 +325,25 @@ def _vectors(state: _State, moved: rows.Moved, embedder: Embedder | None, progre
         return None, None, 0
     source, missing = files.sources(state.parts, moved)
     texts = list(dict.fromkeys(missing.values()))
-    fresh = embed_all(fitting(embedder, state.meta), texts, progress) if texts else None
-    if fresh is not None and state.meta.dimension not in (0, fresh.shape[1]):
-        raise ConfigurationError(f"Embedder {state.meta.embedder!r} makes {fresh.shape[1]} dimensions now, the index has {state.meta.dimension}. Build it anew.")
-    found = dict(zip(texts, [] if fresh is None else fresh, strict=True))
+    found = dict(zip(texts, embedded(texts, embedder, state.meta, progress), strict=True)) if texts else {}
     vectors, places = files.vectors_after(state.parts, source, {row: found[text] for row, text in missing.items()})
     return vectors, places, len(texts)
 
 
-def fitting(
+def embedded(
+    texts: Sequence[str],  # To embed
     embedder: Embedder | None,  # That was given
     meta: Meta,  # Of the index
-) -> Embedder:
-    "The embedder, when it is the one that made the index; raises `ConfigurationError` when not."
+    progress: Callable[[int, int], None] | None = None,  # Called with how many are done, and of how many
+) -> Any:  # float32 matrix, one row a text
+    "Vectors that fit an index; raises `ConfigurationError` when the embedder is not the one that made it."
     if embedder is None or (embedder.name, embedder.digest) != (meta.embedder, meta.embedder_digest):
         given = repr(embedder.name) if embedder else "none"
         raise ConfigurationError(f"New text must be embedded by {meta.embedder!r}, which made this index, but {given} was given. Pass that one, of the same version.")
-    return embedder
+    matrix = embed_all(embedder, texts, progress)
+    if meta.dimension not in (0, matrix.shape[1]):
+        raise ConfigurationError(f"Embedder {meta.embedder!r} makes {matrix.shape[1]} dimensions now, the index has {meta.dimension}. Build it anew.")
+    return matrix
 
 # %% ../nbs/43_index.ipynb #976bda46
 class FileIndex(_Searchable):

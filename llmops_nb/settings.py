@@ -47,6 +47,7 @@ class Settings:
     trace: bool = True  # Record a span for every step
     reports: Path = Path("reports")  # Where runs go
     state: Path = Path(".llmops")  # Cache, indexes, objects: may be deleted, costs recomputing
+    vectors: str = ""  # Name of the environment variable with a PostgreSQL server's address; default: indexes are files in `state`
     weights: Path = Path()  # Weights of local models, shared by all projects; default: the user's cache
     root: Path = Path()  # Directory of settings.ini; relative paths start here
     models: Mapping[str, ModelSpec] = field(default_factory=dict)  # By alias
@@ -87,7 +88,7 @@ def _section(
     for key, text in values.items():
         if key not in known:
             raise ConfigurationError(f"{where}: {unknown('setting', key, known)}")
-        if _SECRET.search(text) and key not in _PATHS:
+        if (_SECRET.search(text) or key == "vectors" and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*|", text)) and key not in _PATHS:
             raise ConfigurationError(f"{where}: {key} looks like a secret. Put it into an environment variable and name the variable here.")
         found[key] = _convert(known[key], text, f"{where}: {key}")
     return found

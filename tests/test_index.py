@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from llmops_nb.chunks import chunk_document, in_context
 from llmops_nb.core import ConfigurationError, DataError, Document, RunError
 from llmops_nb.documents import Corpus, from_mapping
-from llmops_nb.index import Recipe, build_index, embed_all, words_of
+from llmops_nb.embedding import embed_all
+from llmops_nb.index import Recipe, build_index, words_of
 
 WORDS = Recipe()
 LETTERS = Recipe(chunk_size=30, embedder="letters")
