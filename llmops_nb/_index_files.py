@@ -7,17 +7,19 @@ import hashlib
 import mmap
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ._index_rows import ENTRY, Bags, Content, Held, Moved, documents_of, spans
 from .chunks import in_context
-from .core import DataError, RunError, need, to_json
+from .core import DataError, RunError, T, from_json, need, to_json
+from .store import digest
+from .vectors import Structure, VectorIndex
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,21 +81,48 @@ def sources(before: Parts, moved: Moved) -> tuple[Any, dict[int, str]]:
     return source, {row: text for row, text in moved.texts.items() if source[row] < 0}
 
 
-def vectors_after(before: Parts, source: Any, fresh: Mapping[int, Any]) -> tuple[Any, Any]:
+def vectors_after(before: Parts, source: Any, fresh: Mapping[int, Any], structure: Structure) -> tuple[Any, Any]:
     "A structure with the vectors of all rows, and by row its place in it; None for one after the other."
     import numpy as np
 
     if not len(source):
         return None, None
-    kept = source >= 0
-    old = source[kept] if before.places is None else before.places[source[kept]]
-    parts = [before.vectors.vectors(old)] if kept.any() else []
-    matrix = np.empty((len(source), (parts or list(fresh.values()))[0].shape[-1]), np.float32)
+    kept, new = source >= 0, np.array(list(fresh.values()), np.float32)
+    places = np.full(len(source), -1, np.int64)
+    places[kept] = source[kept] if before.places is None else before.places[source[kept]]
+    places[list(fresh)] = (len(before.vectors) if before.vectors is not None else 0) + np.arange(len(fresh))
+    if before.vectors is not None and before.vectors.structure.kind != "flat":
+        grown = before.vectors.add(new) if len(new) else before.vectors
+        if not grown.rebuild_due and len(grown) - len(source) <= len(grown) // 5:
+            return (grown, None) if np.array_equal(places, np.arange(len(grown))) else (grown, places)
+    matrix = np.empty((len(source), new.shape[1] if len(new) else before.vectors.dimension), np.float32)
     if kept.any():
-        matrix[kept] = parts[0]
-    for row, vector in fresh.items():
-        matrix[row] = vector
-    return Flat.build(matrix), None
+        matrix[kept] = before.vectors.vectors(places[kept])
+    if len(new):
+        matrix[list(fresh)] = new
+    return VectorIndex.build(matrix, structure), None
+
+
+def history(parts: Parts) -> str:
+    "Why the vectors are not laid out as those of a fresh build, '' when they are."
+    if parts.vectors is None:
+        return ""
+    late, dead = len(parts.vectors.held.tail), len(parts.vectors) - len(parts.content.standing)
+    return f"{late:,} vectors came after its structure was trained, {dead:,} of {len(parts.vectors):,} are of chunks that are gone" if late or dead or parts.places is not None else ""
+
+
+def difference(one: Mapping[str, str], other: Mapping[str, str], libraries: tuple[Mapping[str, str], Mapping[str, str]], past: Sequence[str], vectors: Callable[[], float]) -> str:
+    "Why two sets of files with one digest are not the same bytes, '' when they are."
+    files = sorted(name for name in {*one, *other} if one.get(name) != other.get(name))
+    if not files:
+        return ""
+    reasons = list(past)
+    changed = [f"{name} {libraries[0].get(name, 'none')} and {libraries[1].get(name, 'none')}" for name in sorted({*libraries[0], *libraries[1]}) if libraries[0].get(name) != libraries[1].get(name)]
+    if changed:
+        reasons.append(f"other versions wrote them ({', '.join(changed)})")
+    if not reasons and any(name.startswith("vectors") for name in files):
+        reasons.append(f"the embedder's numbers differ by up to {vectors():.1g}: it rounds otherwise in other batches, or on another machine")
+    return f"{', '.join(files)} differ: {'; '.join(reasons) or 'nothing that is known explains it, so one of them was made by code that has changed since'}."
 
 
 def hash_of(path: Path) -> str:
@@ -148,7 +177,7 @@ def _read(path: Path, files: Mapping[str, str], documents: int) -> Parts:
     words = need("bm25s", "retrieval").BM25.load(path / "bm25", mmap=True, show_progress=False) if any(name.startswith("bm25/") for name in files) else None
     vectors = None
     if any(name.startswith("vectors") for name in files):
-        vectors = Flat.load(path / "vectors")
+        vectors = VectorIndex.load(path / "vectors", check=False)
     known = [] if words is None else sorted((word for word in words.vocab_dict if word), key=words.vocab_dict.__getitem__)
     content = Content(_Later(path / "documents.jsonl", documents), _map(path / "chunks.jsonl"), arrays["entries"])
     return Parts(content, Bags(arrays["words"], arrays["ends"], known), words, vectors, arrays["places"])
@@ -189,42 +218,43 @@ def remove(path: Path) -> None:
     shutil.rmtree(work, ignore_errors=True)
 
 
-class Flat:
-    "Vectors compared with every row."
+def locked(path: Path) -> Any:
+    "A lock on an index directory, for one process at a time."
+    from filelock import FileLock
 
-    def __init__(self, index: Any):
-        self._index = index
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path.with_suffix(".lock"))
 
-    def __len__(self) -> int:
-        return int(self._index.ntotal)
 
-    @property
-    def dimension(self) -> int:
-        return int(self._index.d)
+def write_index(meta: Any, parts: Parts, path: Path) -> Any:
+    "Put an index in its place on disk; what is known of it, with the hashes of its files."
+    for left in path.parent.glob(f"{path.name}.making-*"):
+        remove(left)
+    with replacing(path) as work:
+        meta = replace(meta, files=save(parts, work))
+        raw = to_json(meta)
+        (work / "meta.json").write_bytes(raw)
+        (work / "meta.sha256").write_text(digest(raw))
+    return meta
 
-    @classmethod
-    def build(cls, matrix: Any) -> Flat:
-        index = need("faiss", "retrieval").IndexFlatIP(matrix.shape[1])
-        index.add(matrix)
-        return cls(index)
 
-    def search(self, vector: Any, k: int, keep: Any = None) -> tuple[Any, Any]:
-        import numpy as np
+def read_meta(path: Path, kind: type[T]) -> T:
+    "What is known of an index on disk; raises `DataError` when that is not what was written."
+    try:
+        raw = (path / "meta.json").read_bytes()
+        if digest(raw) != (path / "meta.sha256").read_text():
+            raise DataError("meta.json is not what was written")
+    except OSError as error:
+        raise DataError(f"{Path(error.filename).name} cannot be read") from error
+    return from_json(raw, kind)
 
-        faiss = need("faiss", "retrieval")
-        chosen = None if keep is None else faiss.SearchParameters(sel=faiss.IDSelectorBatch(np.flatnonzero(keep)))
-        scores, rows = self._index.search(np.asarray(vector, np.float32).reshape(1, -1), k, params=chosen)
-        found = rows[0] >= 0
-        return scores[0][found], rows[0][found]
 
-    def vectors(self, rows: Any) -> Any:
-        return self._index.reconstruct_batch(rows)
-
-    def save(self, path: Path) -> None:
-        path.mkdir()
-        need("faiss", "retrieval").write_index(self._index, str(path / "flat.faiss"))
-
-    @classmethod
-    def load(cls, path: Path) -> Flat:
-        faiss = need("faiss", "retrieval")
-        return cls(faiss.read_index(str(path / "flat.faiss"), faiss.IO_FLAG_MMAP_IFC))
+def read_index(path: Path, name: str, kind: type[T]) -> tuple[T, Parts]:
+    "An index from its place on disk; raises `DataError` when a file is missing, has changed or cannot be read."
+    meta: Any = read_meta(path, kind)
+    if meta.digest != name:
+        raise DataError("the directory is not what was written")
+    try:
+        return meta, load(path, meta.files, meta.documents)
+    except DataError as error:
+        raise DataError(f"{error} (written with {', '.join(f'{name} {version}' for name, version in meta.made_with.items())})") from error

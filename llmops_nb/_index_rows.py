@@ -315,3 +315,14 @@ def spans(bags: Bags) -> list[list[int]]:
     "The words of every row as lists."
     flat = bags.flat.tolist()
     return [flat[begin:end] for begin, end in pairwise([0, *bags.ends.tolist()])]
+
+
+def expired(documents: Iterable[Held], moment: float) -> list[str]:
+    "Ids of the documents that have expired by a moment."
+    ends = ((held.id, held.metadata.get("expires")) for held in documents)
+    return [id for id, end in ends if end is not None and end <= moment]
+
+
+def missing(kind: str, id: str, corpus: str, documents: int) -> str:
+    "What to say about a name that an index does not hold."
+    return f"The index of {corpus!r} holds no {kind} {id!r}. It has {documents:,} documents; it may have been deleted, or stand in another version."

@@ -15,12 +15,12 @@ Found = list[tuple[Chunk, float]]  # Chunks with their score, best first
 Fetched = list[tuple[Any, float, Any]]  # Which chunk, its score, and its kind: the same for equal texts
 
 
-def best(k: int, fetch: Callable[[int], Fetched], chunk: Callable[[Any], Chunk]) -> Found:
-    "The k best of what `fetch` finds, best first, when it is asked for so many."
-    most = k + 8
+def best(k: int, fetch: Callable[[int], Fetched], chunk: Callable[[Any], Chunk], exact: bool = True) -> Found:
+    "The k best of what `fetch` finds, best first, when it is asked for so many; what is not exact need not be looked at past the end."
+    most = k + 8 if exact else k
     while k > 0:
         found = fetch(most)
-        last = found[-1][1] if len(found) >= most else float("-inf")
+        last = found[-1][1] if exact and len(found) >= most else float("-inf")
         if len(found) < most or len({kind for _, score, kind in found if score > last}) >= k:
             return _once([(chunk(place), score, kind) for place, score, kind in found], k)
         most *= 4
@@ -40,22 +40,28 @@ def _listed(content: Content, rows: Any, scores: Any) -> Fetched:
     return list(zip(rows.tolist(), scores.tolist(), kinds.tolist(), strict=True))
 
 
-def nearest(parts: Parts, query: Any, k: int, keep: Any) -> Found:
-    "The chunks whose vectors are nearest, of the rows that are kept."
+def places_kept(parts: Parts, keep: Any) -> Any:
+    "Which places of the vectors a query may find; None for all of them."
     import numpy as np
 
+    if parts.places is None:
+        return keep
+    kept = np.zeros(len(parts.vectors), dtype=bool)
+    kept[parts.places if keep is None else parts.places[keep]] = True
+    return kept
+
+
+def nearest(parts: Parts, query: Any, k: int, keep: Any) -> Found:
+    "The chunks whose vectors are nearest, of the rows that are kept."
     if parts.vectors is None:
         return []
-    if parts.places is not None:
-        kept = np.zeros(len(parts.vectors), dtype=bool)
-        kept[parts.places if keep is None else parts.places[keep]] = True
-        keep = kept
+    keep = places_kept(parts, keep)
 
     def fetch(most: int) -> Fetched:
         scores, places = parts.vectors.search(query, most, keep)
         return _listed(parts.content, places if parts.places is None else parts.rows[places], scores)
 
-    return best(k, fetch, parts.content.chunks.__getitem__)
+    return best(k, fetch, parts.content.chunks.__getitem__, exact=not parts.vectors.efforts)
 
 
 def matching(parts: Parts, words: Sequence[str], k: int, keep: Any) -> Found:
@@ -74,3 +80,11 @@ def matching(parts: Parts, words: Sequence[str], k: int, keep: Any) -> Found:
         return _listed(parts.content, some, scores[some])
 
     return best(k, fetch, parts.content.chunks.__getitem__)
+
+
+def apart(one: Parts, other: Parts) -> float:
+    "The largest difference between a number of the vectors of two indexes with the same rows."
+    import numpy as np
+
+    pairs = [parts.vectors.vectors(np.arange(len(parts.content.standing)) if parts.places is None else parts.places) for parts in (one, other)]
+    return float(np.abs(pairs[0] - pairs[1]).max(initial=0))

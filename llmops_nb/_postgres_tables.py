@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
 import struct
@@ -61,6 +62,7 @@ class Server:
 
     def __init__(self, url: str, variable: str):
         self.url, self._variable, self._idle, self._lock = url, variable, list[Any](), threading.Lock()
+        atexit.register(self.close)
 
     def _connect(self) -> Any:
         psycopg = need("psycopg", "postgres")

@@ -5,7 +5,6 @@
 # %% ../nbs/43_index.ipynb #90ffd929
 from __future__ import annotations
 
-import math
 import re
 import threading
 import time
@@ -20,15 +19,16 @@ from . import _index_files as files
 from . import _index_rows as rows
 from . import _index_search as search
 from .chunks import approximate_tokens
-from .core import Chunk, ConfigurationError, DataError, Document, Embedder, from_json, need, to_json, unknown
+from .core import Chunk, ConfigurationError, DataError, Document, Embedder, need, unknown
 from .documents import Corpus
 from .embedding import embed_all
 from .filters import Columns, read_filter
 from .splitters import cut
 from .store import digest, short
+from .vectors import Structure
 
 # %% auto #0
-__all__ = ['Found', 'Recipe', 'words_of', 'Meta', 'Change', 'Index', 'fitting_query', 'cut_by', 'described', 'embedded',
+__all__ = ['Found', 'Recipe', 'words_of', 'cut_by', 'Meta', 'Change', 'Index', 'fitting_query', 'described', 'embedded',
            'FileIndex', 'planned', 'build_index']
 
 # %% ../nbs/43_index.ipynb #069b4f48
@@ -41,6 +41,7 @@ class Recipe:
     embedder: str = ""  # Name of the embedder, "" for an index of words alone
     chunker: str = "structure"  # Where to cut: a name in `splitters.CHUNKERS`
     tokens: str = "approximate"  # Who counts tokens: "approximate", or "embedder" for its own tokenizer
+    structure: Structure = Structure()  # How vectors are arranged; chosen by size unless it says more
     stemmer: str = "english"  # Snowball stemmer for words, "" to keep them as they are
     stop_words: str = "english"  # Which list of words not to count, "" to count all
     version: int = 2  # Of the code that cuts, tokenizes and scores
@@ -74,6 +75,20 @@ def words_of(
             raise ConfigurationError(unknown("stemmer", recipe.stemmer, library.algorithms()))
         known[recipe.stemmer] = library.Stemmer(recipe.stemmer)
     return list(known[recipe.stemmer].stemWords(words))
+
+# %% ../nbs/43_index.ipynb #604b7d71
+def cut_by(
+    document: Document,  # To cut
+    recipe: Recipe,  # How
+    embedder: Embedder | None,  # Whose tokens count, when the recipe says so
+) -> list[Chunk]:
+    "The chunks of a document; raises `ConfigurationError` for a recipe that cannot be followed."
+    if recipe.tokens not in ("approximate", "embedder"):
+        raise ConfigurationError(unknown("way to count tokens", recipe.tokens, ("approximate", "embedder")))
+    count = approximate_tokens if recipe.tokens == "approximate" else getattr(embedder, "count", None)
+    if count is None:
+        raise ConfigurationError("The recipe counts tokens by the embedder, but it has no tokenizer to ask, or there is none. Use tokens 'approximate'.")
+    return cut(document, recipe.chunker, recipe.chunk_size, recipe.overlap, count)
 
 # %% ../nbs/43_index.ipynb #8d94017f
 @dataclass(frozen=True)
@@ -178,12 +193,8 @@ def fitting_query(
 def _entry(state: _State, id: str) -> int:
     number = state.parts.content.find(id)
     if number is None:
-        raise DataError(_missing("chunk", id, state))
+        raise DataError(rows.missing("chunk", id, state.meta.corpus, state.meta.documents))
     return number
-
-
-def _missing(kind: str, id: str, state: _State) -> str:
-    return f"The index of {state.meta.corpus!r} holds no {kind} {id!r}. It has {state.meta.documents:,} documents; it may have been deleted, or stand in another version."
 
 # %% ../nbs/43_index.ipynb #0c8dda32
 class _Readable:
@@ -228,7 +239,7 @@ class _Readable:
         "The metadata of a document; raises `DataError` for one that the index does not hold."
         content = self._state.parts.content
         if document not in content.numbers:
-            raise DataError(_missing("document", document, self._state))
+            raise DataError(rows.missing("document", document, self.meta.corpus, len(content.documents)))
         return content.documents[content.numbers[document]].metadata
 
 # %% ../nbs/43_index.ipynb #4a62e141
@@ -264,6 +275,14 @@ class _Searchable(_Readable):
             raise ConfigurationError(f"The chunk {ids[int(np.argmin(found))]!r} is a heading without text, it has no vector.")
         return state.parts.vectors.vectors(found if state.parts.places is None else state.parts.places[found])
 
+    def plan(self, where: Mapping[str, Any] | None = None, now: float | None = None, k: int = 10) -> str:
+        "How `nearest` will search under a filter, and with which recall."
+        return _plan(self._state, self._state.keep(where, now), k)
+
+    def difference(self, other: _Searchable) -> str:
+        "Why its files are not, byte for byte, those of another index with its digest; '' when they are."
+        return _difference(self._state, other._state)
+
 # %% ../nbs/43_index.ipynb #4618a0d5
 def _change(state: _State, documents: Iterable[Document], gone: Sequence[str], embedder: Embedder | None, progress: Callable[[int, int], None] | None) -> tuple[_State, Change]:
     documents = list(documents)
@@ -283,20 +302,6 @@ def _change(state: _State, documents: Iterable[Document], gone: Sequence[str], e
     return replace(state, meta=_described(state.meta, parts), parts=parts), change
 
 
-def cut_by(
-    document: Document,  # To cut
-    recipe: Recipe,  # How
-    embedder: Embedder | None,  # Whose tokens count, when the recipe says so
-) -> list[Chunk]:
-    "The chunks of a document; raises `ConfigurationError` for a recipe that cannot be followed."
-    if recipe.tokens not in ("approximate", "embedder"):
-        raise ConfigurationError(unknown("way to count tokens", recipe.tokens, ("approximate", "embedder")))
-    count = approximate_tokens if recipe.tokens == "approximate" else getattr(embedder, "count", None)
-    if count is None:
-        raise ConfigurationError("The recipe counts tokens by the embedder, but it has no tokenizer to ask, or there is none. Use tokens 'approximate'.")
-    return cut(document, recipe.chunker, recipe.chunk_size, recipe.overlap, count)
-
-
 def _described(meta: Meta, parts: files.Parts) -> Meta:
     "What an index of these parts is."
     content, libraries = parts.content, ("bm25s", *(("faiss",) if meta.embedder else ()))
@@ -304,7 +309,7 @@ def _described(meta: Meta, parts: files.Parts) -> Meta:
     fields = Columns.of([held.metadata for held in content.documents]).names
     dimension = meta.dimension if parts.vectors is None else parts.vectors.dimension
     now = described(meta, {held.id: held.digest for held in content.documents}, fields, dimension)
-    return replace(now, copies=content.copies(), made_with=made_with)
+    return replace(now, copies=content.copies(), made_with=made_with, history=files.history(parts))
 
 
 def described(
@@ -326,7 +331,7 @@ def _vectors(state: _State, moved: rows.Moved, embedder: Embedder | None, progre
     source, missing = files.sources(state.parts, moved)
     texts = list(dict.fromkeys(missing.values()))
     found = dict(zip(texts, embedded(texts, embedder, state.meta, progress), strict=True)) if texts else {}
-    vectors, places = files.vectors_after(state.parts, source, {row: found[text] for row, text in missing.items()})
+    vectors, places = files.vectors_after(state.parts, source, {row: found[text] for row, text in missing.items()}, state.meta.recipe.structure)
     return vectors, places, len(texts)
 
 
@@ -375,74 +380,67 @@ class FileIndex(_Searchable):
 
     def purge(self, now: float | None = None) -> Change:
         "Take out for good what has expired by a time."
-        moment = time.time() if now is None else now
-        return self._move((), [held.id for held in self._state.parts.content.documents if _end(held.metadata) <= moment], None, None)
+        return self._move((), rows.expired(self._state.parts.content.documents, time.time() if now is None else now), None, None)
 
     def compact(self) -> Change:
-        "Lay the vectors out as an index made from nothing would."
-        return Change(same=self.meta.documents, rows=len(self))
+        "Lay the vectors out as in an index made from nothing: without those that are gone, in a structure trained on all that are there."
+        with self._changing:
+            if self._state.meta.history:
+                self._state = _kept(self._state, _compacted(self._state))
+            return Change(same=self.meta.documents, rows=len(self))
 
     def _move(self, documents: Iterable[Document], gone: Sequence[str], embedder: Embedder | None, progress: Callable[[int, int], None] | None) -> Change:
         with self._changing:
             state, change = _change(self._state, documents, gone, embedder or self._state.embedder, progress)
             if state is not self._state:
-                self._state, self.origin = _moved(self._state, state), "changed"
+                self._state, self.origin = _kept(self._state, state), "changed"
             return change
 
-# %% ../nbs/43_index.ipynb #26b1e1ba
-def _end(metadata: Mapping[str, Any]) -> float:
-    "When a document expires."
-    expires = metadata.get("expires")
-    return math.inf if expires is None else float(expires)
-
-
-def _moved(before: _State, state: _State) -> _State:
+# %% ../nbs/43_index.ipynb #890b569d
+def _kept(before: _State, state: _State) -> _State:
     "A new state on disk, and the one before it gone."
     path = state.home / state.meta.digest[:16]
-    with _locked(path):
+    with files.locked(path):
         try:
-            state = _load(path, state.meta.digest, state.embedder)  # Somebody came to the same state
+            found = _load(path, state.meta.digest, state.embedder)  # Somebody came to the same state
         except DataError:
-            state = _save(state, path)
+            found = None
+        state = _save(state, path) if found is None or found.meta.history and not state.meta.history else found
     if before.meta.digest != state.meta.digest:
         files.remove(before.home / before.meta.digest[:16])
     return state
 
-# %% ../nbs/43_index.ipynb #f61d35ac
-def _locked(path: Path) -> Any:
-    "A lock on an index directory, for one process at a time."
-    from filelock import FileLock
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(path.with_suffix(".lock"))
+def _compacted(state: _State) -> _State:
+    parts = state.parts
+    rows = range(len(parts.content.standing)) if parts.places is None else parts.places
+    parts = replace(parts, vectors=parts.vectors.compacted(list(rows)), places=None)
+    return replace(state, meta=_described(state.meta, parts), parts=parts)
+
+# %% ../nbs/43_index.ipynb #06cf3e5f
+def _difference(one: _State, other: _State) -> str:
+    if one.meta.digest != other.meta.digest:
+        return "They are made of other documents, by another recipe or by another embedder."
+    past = [f"of the {name}, {state.meta.history}" for name, state in (("first", one), ("second", other)) if state.meta.history]
+    return files.difference(one.meta.files, other.meta.files, (one.meta.made_with, other.meta.made_with), past, lambda: search.apart(one.parts, other.parts))
 
 
+def _plan(state: _State, keep: Any, k: int) -> str:
+    parts = state.parts
+    if parts.vectors is None:
+        return "nothing: there are no vectors"
+    kept = len(parts.content.standing) if keep is None else int(keep.sum())
+    return str(parts.vectors.plan(kept, k))
+
+# %% ../nbs/43_index.ipynb #8e924236
 def _save(state: _State, path: Path) -> _State:
-    for left in path.parent.glob(f"{path.name}.making-*"):
-        files.remove(left)
-    with files.replacing(path) as work:
-        meta = replace(state.meta, files=files.save(state.parts, work))
-        raw = to_json(meta)
-        (work / "meta.json").write_bytes(raw)
-        (work / "meta.sha256").write_text(digest(raw))
-    return replace(state, meta=meta)
+    return replace(state, meta=files.write_index(state.meta, state.parts, path))
 
 
 def _load(path: Path, name: str, embedder: Embedder | None) -> _State:
     "Read an index; raises `DataError` when a file is missing, has changed or cannot be read."
-    try:
-        raw = (path / "meta.json").read_bytes()
-        if digest(raw) != (path / "meta.sha256").read_text():
-            raise DataError("meta.json is not what was written")
-    except OSError as error:
-        raise DataError(f"{Path(error.filename).name} cannot be read") from error
-    meta = from_json(raw, Meta)
-    if meta.digest != name:
-        raise DataError("the directory is not what was written")
-    try:
-        return _State(meta, files.load(path, meta.files, meta.documents), path.parent, embedder)
-    except DataError as error:
-        raise DataError(f"{error} (written with {', '.join(f'{name} {version}' for name, version in meta.made_with.items())})") from error
+    meta, parts = files.read_index(path, name, Meta)
+    return _State(meta, parts, path.parent, embedder)
 
 # %% ../nbs/43_index.ipynb #334b15dd
 def planned(
@@ -476,7 +474,7 @@ def build_index(
             return FileIndex(_load(path, meta.digest, embedder), "loaded")
         except DataError:
             pass  # Looked at again by the one process that may change it
-    with _locked(path):
+    with files.locked(path):
         return _load_or_make(corpus, empty, path, progress)
 
 # %% ../nbs/43_index.ipynb #f866b5ab

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from . import _postgres_tables as tables
-from ._index_rows import decode_chunk, fingerprints
+from ._index_rows import decode_chunk, fingerprints, missing
 from ._index_search import best
 from .core import Chunk, ConfigurationError, DataError, Document, Embedder, from_json, to_json
 from .documents import Corpus
@@ -97,11 +97,7 @@ class _Asked:
                 return []
             return best(k, lambda most: tables.match(at.connection, at.its, words, most, kept, at.rows, at.mean), decode_chunk)
 
-# %% ../nbs/44_postgres.ipynb #8ad63234
-def _missing(kind: str, id: str, meta: Meta) -> str:
-    return f"The index of {meta.corpus!r} holds no {kind} {id!r}. It has {meta.documents:,} documents; it may have been deleted, or stand in another version."
-
-
+# %% ../nbs/44_postgres.ipynb #3a5b3343
 def _read_meta(raw: bytes, name: str) -> Meta:
     meta = from_json(raw, Meta)
     if meta.digest != name:
@@ -153,7 +149,7 @@ class _Named(_Readable):
         with self._at() as at:
             found = at.connection.execute(at.its.fill("SELECT chunk FROM {chunks} WHERE id = %s"), [id]).fetchone()
             if found is None:
-                raise DataError(_missing("chunk", id, at.meta))
+                raise DataError(missing("chunk", id, at.meta.corpus, at.meta.documents))
             return decode_chunk(found[0])
 
     def beside(self, chunk: Chunk, before: int = 1, after: int = 1) -> list[Chunk]:
@@ -161,7 +157,7 @@ class _Named(_Readable):
         with self._at() as at:
             place = at.connection.execute(at.its.fill("SELECT document, number FROM {chunks} WHERE id = %s"), [chunk.id]).fetchone()
             if place is None:
-                raise DataError(_missing("chunk", chunk.id, at.meta))
+                raise DataError(missing("chunk", chunk.id, at.meta.corpus, at.meta.documents))
             sql = "SELECT chunk FROM {chunks} WHERE document = %s AND number BETWEEN %s AND %s AND number <> %s ORDER BY number"
             around = [place[0], place[1] - max(before, 0), place[1] + max(after, 0), place[1]]
             return [decode_chunk(raw) for (raw,) in at.connection.execute(at.its.fill(sql), around)]
@@ -171,7 +167,7 @@ class _Named(_Readable):
         with self._at() as at:
             found = at.connection.execute(at.its.fill("SELECT metadata FROM {docs} WHERE id = %s"), [document]).fetchone()
             if found is None:
-                raise DataError(_missing("document", document, at.meta))
+                raise DataError(missing("document", document, at.meta.corpus, at.meta.documents))
             return dict(found[0])
 
     def vectors_of(self, ids: Sequence[str]) -> Any:
@@ -182,8 +178,8 @@ class _Named(_Readable):
             if not at.meta.dimension:
                 raise ConfigurationError("This index holds no vectors. Name an embedder in its recipe.")
             found = tables.vectors_of(at.connection, at.its, ids)
-            if missing := [id for id in ids if id not in found]:
-                raise DataError(_missing("chunk with text", missing[0], at.meta))
+            if unknown := [id for id in ids if id not in found]:
+                raise DataError(missing("chunk with text", unknown[0], at.meta.corpus, at.meta.documents))
             return np.array([found[id] for id in ids], np.float32).reshape(len(ids), at.meta.dimension)
 
 # %% ../nbs/44_postgres.ipynb #4e20d0f7
