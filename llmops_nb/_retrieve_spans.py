@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from .chunks import approximate_tokens
 from .core import Chunk, Document, Passage
 from .documents import headings_of, lines_of
 from .store import digest
@@ -66,11 +66,24 @@ def _around(chunk: Chunk, document: Document, start: int, end: int, heading: str
     return Span(begin, max(chunk.end, start + kept), heading, page_at(document, begin))
 
 
+_TOKENS = re.compile(r"\w+|[^\w\s]+")
+
+
+def at_most(text: str, start: int, end: int, most: int) -> bool:
+    "Whether a part of a text has at most so many tokens, counted as `approximate_tokens` does, and no further than needed."
+    left = most
+    for part in _TOKENS.finditer(text, start, end):
+        left -= 1 + (part.end() - part.start() - 1) // 8
+        if left < 0:
+            return False
+    return True
+
+
 def parent_of(chunk: Chunk, document: Document, part: str, most: int) -> Span:
     "The widest part around a chunk that has at most so many tokens; inside a longer one, the lines around the chunk that fit."
 
     def fits(start: int, end: int) -> bool:
-        return approximate_tokens(document.text[start:end]) <= most
+        return at_most(document.text, start, end, most)
 
     spans = list(_spans(chunk, document, part == "document"))
     found = next((span for span in spans if fits(span.start, span.end)), None)

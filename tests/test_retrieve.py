@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmops_nb import trace
+from llmops_nb._retrieve_spans import at_most
 from llmops_nb.chunks import approximate_tokens, in_context
 from llmops_nb.core import Chunk, ConfigurationError, Document, Passage, build
 from llmops_nb.documents import Corpus, from_mapping
@@ -518,6 +519,11 @@ def test_pages_go_along(tmp_path):
     index = build_index(corpus, Recipe(chunk_size=14), None, tmp_path)
     found = merged(bm25(index), corpus)("ham", 1)
     assert found[0].chunk.page == 2 and whole(bm25(index), corpus, "document")("ham", 1)[0].chunk.page == 1
+
+
+@given(st.text(max_size=60), st.integers(0, 60), st.integers(0, 60), st.integers(0, 30))
+def test_what_fits_is_counted_as_everywhere(text, start, end, most):
+    assert at_most(text, start, end, most) == (approximate_tokens(text[start:end]) <= most)
 
 
 pieces = st.lists(st.tuples(st.integers(0, 180), st.integers(1, 60)), min_size=1, max_size=8)
