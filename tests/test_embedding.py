@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from llmops_nb.budgets import Budget, Limits, spending
 from llmops_nb.core import BudgetError, ConfigurationError, DataError, ModelError
 from llmops_nb.embedders import missing_vectors
 from llmops_nb.embedding import HostedEmbedder, VectorModel, embed_all, embedding_bar, open_embedder
-from llmops_nb.settings import ModelSpec, Settings
+from llmops_nb.settings import ModelSpec, Settings, load_settings
 from loopback import Loopback, loopback
 
 
@@ -149,3 +150,13 @@ def test_the_bar_tells_done_and_cost(server: Loopback, tmp_path: Path, capsys: p
         embed_all(embed, [f"text {n}" for n in range(600)], shown)
     told = capsys.readouterr().err
     assert "embedding handbook" in told and "512/600" in told and "$0.00" in told
+
+
+def test_what_is_beyond_the_window_is_not_read(tmp_path: Path) -> None:
+    "The embedder says how many tokens it reads, and that is true to the token."
+    embed = open_embedder("bge-small-en-v1.5", replace(load_settings(), state=tmp_path))
+    assert embed.window == 510 and embed.count is not None
+    words = ["word"] * 510
+    assert embed.count(" ".join(words)) == 510
+    at, over, other = embed([" ".join(words), " ".join([*words, "other"]), " ".join([*words[:-1], "other"])])
+    assert (at == over).all() and not (at == other).all()
