@@ -52,8 +52,8 @@ def front(cells: Mapping[str, tuple[str, Sequence[Mapping[str, Seen]]]], objecti
     lower = KINDS.get(objective, OTHER).better == "lower"
     found = []
     for point in points.values():
-        standing, by = _standing(point, list(points.values()), scores, lower)
-        found.append(replace(point, standing=standing, by=by))
+        where, by = standing(point, list(points.values()), scores, lower)
+        found.append(replace(point, standing=where, by=by))
     return tuple(found)
 
 
@@ -68,7 +68,7 @@ def _point(cell: str, label: str, repeats: Sequence[Mapping[str, Seen]], scores:
 NEAR = 0.01  # Costs that differ by less are the same: prompts of one length in other words
 
 
-def _standing(mine: Point, points: Sequence[Point], scores: Mapping[str, Mapping[str, float]], lower: bool) -> tuple[str, str]:
+def standing(mine: Point, points: Sequence[Point], scores: Mapping[str, Mapping[str, float]], lower: bool) -> tuple[str, str]:
     "How a cell stands, and by whom it is beaten: latencies whose intervals overlap are the same, and so are costs within 1 %."
     if mine.quality.value is None:
         return "unknown", ""

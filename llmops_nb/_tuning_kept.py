@@ -83,3 +83,19 @@ class KeptReranker:
             self._counts["re-ranked pairs"] += len(missing)
             self._scores |= {(query, text): float(score) for text, score in zip(missing, self._reranker(query, missing), strict=True)}
         return [self._scores[query, text] for text in texts]
+
+
+class Counted:
+    """An embedder or a re-ranker that counts what it really computes."""
+
+    def __init__(self, inside: Any, name: str, computed: Counter[str]):
+        self.inside, self._name, self._computed = inside, name, computed
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inside, name)
+
+    def __call__(self, *asked: Any) -> Any:
+        """What it holds says of the texts that come last."""
+        found = self.inside(*asked)
+        self._computed[self._name] += len(asked[-1])
+        return found
