@@ -24,7 +24,7 @@ def look_ahead(plan: Any, retrievals: Sequence[Retrieval], golden: Any, stages: 
     pairs = pairs_ahead(retrievals, len(golden), lambda r: plan.k or r.top_k)
     timed = min(plan.timed, len(golden))
     some = [d.text[:600] for d in stages.corpus.documents if d.text.strip()]
-    paces = {name: embed_pace(stages.embedder(name).inside, missing) for name, missing in texts.items() if missing}
+    paces = {name: embed_pace(stages.embedder_named(name).inside, missing) for name, missing in texts.items() if missing}
     parts = [(float(len(texts[name])), float(len(texts[name])), pace) for name, pace in paces.items()]
     for name, (low, high) in pairs.items():
         held = stages.reranker(next(r for r in retrievals if r.rerank == name)).inside
@@ -43,12 +43,12 @@ def missing_texts(stages: Any, retrievals: Sequence[Retrieval]) -> dict[str, lis
     wanted: dict[str, dict[str, None]] = {}
     for recipe in dict.fromkeys(r.recipe for r in retrievals):
         if recipe.embedder:
-            held = stages.embedder(recipe.embedder).inside
+            held = stages.embedder_named(recipe.embedder).inside
             counter = (held.count if getattr(recipe, "tokens", "approximate") == "embedder" else None) or approximate_tokens
             chunker = getattr(recipe, "chunker", "structure")
             chunks = (c for document in stages.corpus.documents for c in cut(document, chunker, recipe.chunk_size, recipe.overlap, counter))
             wanted.setdefault(recipe.embedder, {}).update(dict.fromkeys(in_context(c) for c in chunks if body_of(c).strip()))
-    return {name: unknown_texts(stages.embedder(name).inside, list(texts)) for name, texts in wanted.items()}
+    return {name: unknown_texts(stages.embedder_named(name).inside, list(texts)) for name, texts in wanted.items()}
 
 
 def unknown_texts(held: Any, texts: Sequence[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -14,12 +15,14 @@ import msgspec
 from llmops_nb._sweeps_front import Point, standing
 from llmops_nb.chunks import approximate_tokens, in_context
 from llmops_nb.core import ConfigurationError, DataError, RunError, to_json
+from llmops_nb.evals import now
 from llmops_nb.metrics import source
 from llmops_nb.paired import holm
 from llmops_nb.rankings import relevance_of, score_ranking
 from llmops_nb.retrieve import Retrieval
+from llmops_nb.spaces import as_it_is, new_cell, propose
 from llmops_nb.stats import Estimate, mean, percentile, share
-from llmops_nb.store import Journal, read_journal
+from llmops_nb.store import Journal, read_journal, write_atomic
 
 JOURNAL = "rankings.jsonl"  # In a tuning's directory
 
@@ -239,6 +242,40 @@ def choose(job: Conductor, retrieval: Callable[[Any], Retrieval]) -> None:
     outcome = "confirmed" if last.outcome == "better" else "not confirmed"
     said = "wins and is confirmed" if outcome == "confirmed" else "was ahead, but is not confirmed"
     job.keep(confirmation=last, outcome=outcome, verdict=f"{winner} {said}. Chosen on {plan.split}: {verdicts[winner].sentence} On {plan.confirm}, looked at once: {last.sentence}{also}")
+
+
+def run_all(place: Path, info: Any, settings: Any, stages: Any, progress: bool) -> None:
+    """Conduct a tuning to its end, choose and confirm; however it ends, what is known stays and can be resumed."""
+    from tqdm import tqdm
+
+    from llmops_nb.tuning import questions, retrieval_of
+
+    plan = info.plan
+    splits = {split: list(questions(plan, split, settings)) for split in (plan.split, plan.confirm) if split}
+    usual = as_it_is(plan.as_sweep, settings)
+
+    def proposed(cells: Sequence[Any]) -> Any | None:
+        values = propose(plan.as_sweep, cells, usual) if plan.sampler == "optuna" and len(cells) <= plan.trials else None
+        return None if values is None else new_cell(len(cells), values)
+
+    def section(cell: Any) -> Retrieval:
+        return retrieval_of(plan, cell, settings)
+
+    every = 0.5 if sys.stderr.isatty() else 10.0  # Seconds between two pictures: a log is no screen
+    with tqdm(total=len(info.cells) * info.items, desc=plan.name, unit="ranking", disable=not progress, file=sys.stderr, dynamic_ncols=True, mininterval=every) as bar:
+        job = Conductor(place, info, stages, splits, lambda known: write_atomic(place / "tuning.json", to_json(known)), bar)
+        job.keep()
+        status, note = "finished", ""
+        try:
+            conduct(job, section, proposed)
+            choose(job, section)
+        except BudgetSpent as error:
+            status, note = "stopped", str(error)
+        except BaseException as error:
+            job.keep(status="interrupted" if isinstance(error, KeyboardInterrupt) else "failed", note=f"{type(error).__name__}: {error}"[:300], finished=now())
+            sys.stderr.write(f"\nWhat is known is kept. Go on with: llmops tune resume {place.name}\n")
+            raise
+        job.keep(status=status, note=note, finished=now())
 
 
 def _nothing(verdicts: Mapping[str, Any], pairs: Mapping[str, Any], labels: Mapping[str, str]) -> str:

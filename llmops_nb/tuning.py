@@ -6,9 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
-import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -16,35 +13,31 @@ from typing import Any
 
 from ._comparisons_words import middle, sentence
 from ._tuning_ahead import look_ahead
-from ._tuning_job import JOURNAL, BudgetSpent, Conductor, Lines, card_of, choose, conduct, estimate, rows_of
-from ._tuning_kept import Counted, KeptEmbedder, KeptIndex, KeptReranker
+from ._tuning_job import JOURNAL, Lines, card_of, estimate, rows_of, run_all
+from ._tuning_kept import Parts, bare
 from .app import load_parts, override, read_definition
 from .comparisons import MATTERS, Verdict
-from .core import ConfigurationError, LLMOpsError, Passage, Retriever, RunError, build, from_json, to_json, unknown
+from .core import ConfigurationError, LLMOpsError, Passage, Retriever, RunError, build, from_json, unknown
 from .datasets import GoldenSet, load_golden, select
 from .documents import Corpus
-from .embedding import open_embedder
 from .evals import git_state, new_run_id, now, only_writer
 from .golden_changes import read_seal
-from .index import Recipe, build_index
-from .queries import open_asking, open_reranker
 from .metrics import source
 from .paired import Paired, items_needed, paired
 from .rankings import RankingScores, parse_measure, relevance_of, score_rankings
 from .retrieve import Retrieval, build_retriever
 from .runs import by_name
 from .settings import Settings
-from .spaces import Cell, Plan, as_it_is, cells_of, complete, items_of, new_cell, propose
+from .spaces import Cell, Plan, cells_of, complete, items_of
 from .stats import LEVEL, Estimate
-from .store import write_atomic
 
 # %% auto #0
 __all__ = ['Stages', 'Measured', 'measure_retrieval', 'compare_retrieval', 'paired_scores', 'judged', 'Allowance', 'TunePlan',
            'load_tune_plan', 'planned', 'retrieval_of', 'questions', 'Outlook', 'outlook', 'TuningInfo', 'Tuning',
            'open_tuning', 'all_tunings', 'find_tuning', 'tune', 'open_stages', 'resume_tuning']
 
-# %% ../nbs/75_tuning.ipynb #69e90153
-class Stages:
+# %% ../nbs/75_tuning.ipynb #ddfc8c28
+class Stages(Parts):
     "Retrieval over one corpus under any number of settings; what they share is computed once."
 
     def __init__(
@@ -54,58 +47,29 @@ class Stages:
         progress: Callable[[int, int], None] | None = None,  # Called with how many chunks of an index are embedded, and of how many
         root: Path = Path(),  # The directory that files named in settings are relative to
     ):
-        self.corpus, self.settings, self.progress, self.root = corpus, settings, progress, root
-        self.now = time.time()
-        self.counts: Counter[str] = Counter()  # What was asked for the first time, by stage; the rest came from memory
-        self.computed: Counter[str] = Counter()  # "vectors" and "pairs" that no earlier process had left either
-        self._indexes: dict[Recipe, Any] = {}
-        self._embedders: dict[str, KeptEmbedder] = {}
-        self._rerankers: dict[tuple[str, str], KeptReranker] = {}
+        super().__init__(corpus, settings, progress, root)
 
     def retriever(
         self,
         retrieval: Retrieval,  # As in app.yaml
     ) -> Retriever:
         "What an application with this section would retrieve by; raises what opening it would."
-        vectors = self.embedder(retrieval.embedder) if retrieval.recipe.embedder else None
-        around, _ = open_asking(retrieval, self.settings, self.root)
-        return build_retriever(retrieval, self.index(retrieval), vectors, self.reranker(retrieval), self.corpus, around)
+        return build_retriever(retrieval, self.index(retrieval), self.embedder(retrieval), self.reranker(retrieval), self.corpus, self.asking(retrieval))
 
     def fresh(
         self,
         retrieval: Retrieval,  # As in app.yaml
     ) -> Retriever:
         "The same retriever with no memory but the index, for whoever holds a watch to it."
-        vectors = self.embedder(retrieval.embedder).inside.embedder if retrieval.recipe.embedder else None
-        ranker = self.reranker(retrieval)
-        bare = getattr(ranker.inside, "reranker", ranker.inside) if ranker else None
-        around, _ = open_asking(retrieval, self.settings, self.root)
-        return build_retriever(retrieval, self.index(retrieval).inside, vectors, bare, self.corpus, around)
+        index, embedder, reranker = (bare(part) for part in (self.index(retrieval), self.embedder(retrieval), self.reranker(retrieval)))
+        return build_retriever(retrieval, index, embedder, reranker, self.corpus, self.asking(retrieval))
 
     def index(
         self,
         retrieval: Retrieval,  # As in app.yaml
     ) -> Any:  # An `Index` that remembers its searches
         "The index that a section asks for, built or loaded once."
-        return _index(self, retrieval.recipe)
-
-    def embedder(
-        self,
-        name: str,  # As in app.yaml
-    ) -> Any:  # An `Embedder` that remembers
-        "An embedder, opened once."
-        if name not in self._embedders:
-            held = open_embedder(name, self.settings)
-            counted: Any = Counted(held.embedder, "vectors", self.computed)
-            self._embedders[name] = KeptEmbedder(replace(held, embedder=counted), self.counts)
-        return self._embedders[name]
-
-    def reranker(
-        self,
-        retrieval: Retrieval,  # As in app.yaml
-    ) -> Any:  # A `Reranker` that remembers, or None
-        "The re-ranker of a section, opened once."
-        return _reranker(self, retrieval) if retrieval.rerank else None
+        return self.indexed(retrieval.recipe)
 
     def size(
         self,
@@ -115,27 +79,8 @@ class Stages:
         place = self.settings.state / "index" / self.index(retrieval).digest[:16]
         return sum(file.stat().st_size for file in place.rglob("*") if file.is_file()) if place.is_dir() else None
 
-
-def _index(stages: Stages, recipe: Recipe) -> Any:
-    if recipe not in stages._indexes:
-        stages.counts["indexes"] += 1
-        vectors = stages.embedder(recipe.embedder).inside if recipe.embedder else None
-        made = build_index(stages.corpus, recipe, vectors, stages.settings.state, stages.progress)
-        stages._indexes[recipe] = KeptIndex(made, stages.now, stages.counts)
-    return stages._indexes[recipe]
-
-
-def _reranker(stages: Stages, retrieval: Retrieval) -> Any:
-    key = (retrieval.rerank, retrieval.rubric)
-    if key not in stages._rerankers:
-        held: Any = open_reranker(retrieval, stages.settings, stages.root)
-        inner = getattr(held, "reranker", None)
-        counted = Counted(held, "pairs", stages.computed) if inner is None else replace(held, reranker=Counted(inner, "pairs", stages.computed))
-        stages._rerankers[key] = KeptReranker(counted, stages.counts)
-    return stages._rerankers[key]
-
-# %% ../nbs/75_tuning.ipynb #8dfd24c0
-@dataclass(frozen=True)
+# %% ../nbs/75_tuning.ipynb #3ea29110
+@dataclass(frozen=True, repr=False)
 class Measured:
     "What a retriever found for a golden set, and what that is worth."
 
@@ -148,9 +93,8 @@ class Measured:
         "One row an item, one column a measure."
         return self.scores.to_pandas()
 
-    def _repr_html_(self) -> str:
-        rows = "".join(f"<tr><td>{name}</td><td>{found}</td></tr>" for name, found in self.estimates.items())
-        return f"<p>{self.scores}</p><table><tr><th>measure</th><th>mean, 95 % interval</th></tr>{rows}</table>"
+    def __repr__(self) -> str:
+        return f"{self.scores}: " + ", ".join(f"{name} {found}" for name, found in self.estimates.items())
 
 
 def measure_retrieval(
@@ -262,7 +206,7 @@ class TunePlan:
         fixed = {"split": self.split, "slice": self.slice, "limit": self.limit}
         return Plan("", self.app, self.golden, self.name, self.vary, fixed, self.sampler, self.cells, self.skip, self.trials, self.seed, objective=self.objective)
 
-
+# %% ../nbs/75_tuning.ipynb #ed06c770
 def load_tune_plan(
     path: Path,  # A YAML file
 ) -> TunePlan:  # With absolute paths
@@ -383,7 +327,7 @@ class TuningInfo:
     versions: Mapping[str, str] = field(default_factory=dict)  # Digests of corpus and golden set
     git: Mapping[str, Any] = field(default_factory=dict)  # Where the project was
 
-
+# %% ../nbs/75_tuning.ipynb #233b7758
 @dataclass(frozen=True)
 class Tuning:
     "A tuning's directory, read."
@@ -415,7 +359,7 @@ class Tuning:
     def _repr_html_(self) -> str:
         return card_of(self)
 
-
+# %% ../nbs/75_tuning.ipynb #9c640c45
 def open_tuning(
     directory: Path,  # Of a tuning
 ) -> Tuning:
@@ -470,9 +414,10 @@ def tune(
     versions = {"corpus": stages.corpus.digest, "golden": load_golden(settings.root / plan.golden).digest}
     info = TuningInfo(place.name, place.parent.name, plan, created=now(), cells=cells, items=len(chosen_by), held_out=len(kept), outlook=ahead, versions=versions, git=git_state(settings.root))
     with only_writer(place):
-        return _run(place, info, settings, stages, progress)
+        run_all(place, info, settings, stages, progress)
+    return open_tuning(place)
 
-
+# %% ../nbs/75_tuning.ipynb #d67abb8c
 def open_stages(
     plan: TunePlan,  # Completed
     settings: Settings,  # Where everything is
@@ -501,34 +446,5 @@ def resume_tuning(
         if changed:
             raise RunError(f"Since the tuning {info.id} began, the {' and the '.join(changed)} changed: its rankings would be of two kinds. Begin a new one.")
         cells = tuple(c if c.status == "finished" else replace(c, status="waiting", note="") for c in info.cells)
-        return _run(tuning.directory, replace(info, plan=plan, cells=cells, status="running", note="", finished=""), settings, stages, progress)
-
-# %% ../nbs/75_tuning.ipynb #18d39a59
-def _run(place: Path, info: TuningInfo, settings: Settings, stages: Stages, progress: bool) -> Tuning:
-    "Conduct a tuning to its end, choose and confirm."
-    from tqdm import tqdm
-
-    splits = {split: list(questions(info.plan, split, settings)) for split in (info.plan.split, info.plan.confirm) if split}
-    usual = as_it_is(info.plan.as_sweep, settings)
-
-    def proposed(cells: Sequence[Cell]) -> Cell | None:
-        if info.plan.sampler != "optuna" or len(cells) > info.plan.trials:
-            return None
-        values = propose(info.plan.as_sweep, cells, usual)
-        return None if values is None else new_cell(len(cells), values)
-
-    with tqdm(total=len(info.cells) * info.items, desc=info.plan.name, unit="ranking", disable=not progress, file=sys.stderr, dynamic_ncols=True) as bar:
-        job = Conductor(place, info, stages, splits, lambda known: write_atomic(place / "tuning.json", to_json(known)), bar)
-        job.keep()
-        status, note = "finished", ""
-        try:
-            conduct(job, lambda cell: retrieval_of(info.plan, cell, settings), proposed)
-            choose(job, lambda cell: retrieval_of(info.plan, cell, settings))
-        except BudgetSpent as error:
-            status, note = "stopped", str(error)
-        except BaseException as error:
-            job.keep(status="interrupted" if isinstance(error, KeyboardInterrupt) else "failed", note=f"{type(error).__name__}: {error}"[:300], finished=now())
-            sys.stderr.write(f"\nWhat is known is kept. Go on with: llmops tune resume {place.name}\n")
-            raise
-        job.keep(status=status, note=note, finished=now())
-    return open_tuning(place)
+        run_all(tuning.directory, replace(info, plan=plan, cells=cells, status="running", note="", finished=""), settings, stages, progress)
+    return open_tuning(tuning.directory)
