@@ -81,7 +81,7 @@ class KeptReranker:
     """A re-ranker that looks at a query and a text once."""
 
     def __init__(self, reranker: Any, counts: Counter[str]):
-        self._reranker, self._counts = reranker, counts
+        self.inside, self._counts = reranker, counts
         self._scores: dict[tuple[str, str], float] = {}
         self.name, self.digest = reranker.name, reranker.digest
 
@@ -90,7 +90,7 @@ class KeptReranker:
         missing = [text for text in dict.fromkeys(texts) if (query, text) not in self._scores]
         if missing:
             self._counts["re-ranked pairs"] += len(missing)
-            self._scores |= {(query, text): float(score) for text, score in zip(missing, self._reranker(query, missing), strict=True)}
+            self._scores |= {(query, text): float(score) for text, score in zip(missing, self.inside(query, missing), strict=True)}
         return [self._scores[query, text] for text in texts]
 
 
