@@ -1957,6 +1957,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'llmops_nb.tuning.Tuning': ('tuning.html#tuning', 'llmops_nb/tuning.py'),
                                   'llmops_nb.tuning.Tuning._repr_html_': ('tuning.html#tuning._repr_html_', 'llmops_nb/tuning.py'),
                                   'llmops_nb.tuning.Tuning.changes': ('tuning.html#tuning.changes', 'llmops_nb/tuning.py'),
+                                  'llmops_nb.tuning.Tuning.effects': ('tuning.html#tuning.effects', 'llmops_nb/tuning.py'),
                                   'llmops_nb.tuning.Tuning.id': ('tuning.html#tuning.id', 'llmops_nb/tuning.py'),
                                   'llmops_nb.tuning.Tuning.lines': ('tuning.html#tuning.lines', 'llmops_nb/tuning.py'),
                                   'llmops_nb.tuning.Tuning.to_pandas': ('tuning.html#tuning.to_pandas', 'llmops_nb/tuning.py'),

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from llmops_nb._sweeps_front import Point, standing
+from llmops_nb._tuning_effects import Part, effects
 from llmops_nb.chunks import approximate_tokens, in_context
 from llmops_nb.core import ConfigurationError, DataError, RunError, to_json
 from llmops_nb.evals import now
@@ -302,6 +303,27 @@ def rows_of(tuning: Any) -> list[dict[str, Any]]:
             row |= {"tokens": lines.tokens(cell.id, split).value, "standing": point.standing}
         found.append(row | {"verdict": "the app as it is" if cell.baseline else info.verdicts[cell.id].outcome if cell.id in info.verdicts else ""})
     return found
+
+
+def table_of(tuning: Any, lines: Lines) -> tuple[list[Any], list[str], Any]:
+    """The finished settings, the items that all of them have, and the objective of each."""
+    import numpy as np
+
+    info = tuning.info
+    cells = [c for c in info.cells if c.status == "finished"]
+    scores = [lines.scores(c.id, info.plan.split, info.plan.objective) for c in cells]
+    items = [item for item in scores[0] if all(item in s for s in scores)] if scores else []
+    return cells, items, np.array([[s[item] for item in items] for s in scores]).reshape(len(cells), len(items))
+
+
+def parts_of(tuning: Any) -> tuple[list[Part], list[Part]]:
+    """What single parameters and pairs of them explain; the application as it is stands aside when its values are unlike the others'."""
+    lines = tuning.lines()
+    cells, items, table = table_of(tuning, lines)
+    names = set().union(*(c.values for c in cells)) if cells else set()
+    whole = [at for at, c in enumerate(cells) if names <= c.values.keys()]
+    sources = lines_sources(lines)
+    return effects(table[whole], [cells[at].values for at in whole], [sources[item] for item in items])
 
 
 def lines_sources(lines: Lines) -> dict[str, str]:

@@ -13,7 +13,8 @@ from typing import Any
 
 from ._comparisons_words import middle, sentence
 from ._tuning_ahead import look_ahead
-from ._tuning_job import JOURNAL, Lines, card_of, estimate, rows_of, run_all
+from ._tuning_effects import Part
+from ._tuning_job import JOURNAL, Lines, card_of, estimate, parts_of, rows_of, run_all
 from ._tuning_kept import Parts, bare
 from .app import load_parts, override, read_definition
 from .comparisons import MATTERS, Verdict
@@ -349,6 +350,10 @@ class Tuning:
     def lines(self) -> Lines:
         "The journal."
         return Lines(self.directory / JOURNAL)
+
+    def effects(self) -> tuple[list[Part], list[Part]]:
+        "What each parameter explains of how cells differ, and what two explain only together; the largest first."
+        return parts_of(self)
 
     def to_pandas(self) -> Any:
         "One row a cell."
