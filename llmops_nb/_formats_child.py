@@ -20,7 +20,6 @@ from typing import Any, BinaryIO
 
 FORBIDDEN = ("socket.", "subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "pty.", "webbrowser.", "urllib.", "http.client.")
 OFFICE = {"docx": "wordprocessingml.document", "pptx": "presentationml.presentation", "xlsx": "spreadsheetml.sheet"}
-PAGE = "ReadPage7c1e"  # Marks where a slide begins, with its number behind it
 
 
 class Refused(Exception):
@@ -98,20 +97,20 @@ def unescaped(text: str) -> str:
 
 
 def read_office(data: bytes, request: dict[str, Any]) -> dict[str, Any]:
-    "Word, PowerPoint and Excel, through kreuzberg."
+    "Word and Excel, through kreuzberg; PowerPoint's slides by themselves."
     check_archive(data, request["unpacked"], request["ratio"])
+    if request["format"] == "pptx":
+        from llmops_nb._formats_slides import read_slides
+
+        slides, said = read_slides(data)
+        return {"parts": slides, "paged": True, "metadata": said, "notes": []}
     import kreuzberg
 
-    pages = kreuzberg.PageConfig(insert_page_markers=True, marker_format=f"\n\n{PAGE} {{page_num}}\n\n") if request["format"] == "pptx" else None
-    config = kreuzberg.ExtractionConfig(use_cache=False, output_format="markdown", pages=pages)
     kind = f"application/vnd.openxmlformats-officedocument.{OFFICE[request['format']]}"
-    result = kreuzberg.extract_bytes_sync(data, kind, config)
+    result = kreuzberg.extract_bytes_sync(data, kind, kreuzberg.ExtractionConfig(use_cache=False, output_format="markdown"))
     said = {key: value for key in ("title", "authors", "subject", "keywords", "language") if (value := result.metadata.get(key))}
     text = re.sub(r"!\[([^\]]*)\]\([^)\n]*\)", r"\1", result.content.replace(r"\!", "!"))
-    texts = re.split(rf"\s*{PAGE} \d+\s*", text) if request["format"] == "pptx" else [text]
-    first, *slides = texts
-    parts = slides if slides and not first.strip() else texts
-    return {"parts": [unescaped(part) for part in parts], "paged": request["format"] == "pptx", "metadata": said, "notes": []}
+    return {"parts": [unescaped(text)], "paged": False, "metadata": said, "notes": []}
 
 
 def read_html(data: bytes, request: dict[str, Any]) -> dict[str, Any]:

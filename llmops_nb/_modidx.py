@@ -834,6 +834,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'llmops_nb.formats._parts_of': ('formats.html#_parts_of', 'llmops_nb/formats.py'),
                                    'llmops_nb.formats._read_elsewhere': ('formats.html#_read_elsewhere', 'llmops_nb/formats.py'),
                                    'llmops_nb.formats._source': ('formats.html#_source', 'llmops_nb/formats.py'),
+                                   'llmops_nb.formats._western': ('formats.html#_western', 'llmops_nb/formats.py'),
                                    'llmops_nb.formats.decode': ('formats.html#decode', 'llmops_nb/formats.py'),
                                    'llmops_nb.formats.format_named': ('formats.html#format_named', 'llmops_nb/formats.py'),
                                    'llmops_nb.formats.format_of': ('formats.html#format_of', 'llmops_nb/formats.py'),

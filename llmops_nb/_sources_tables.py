@@ -152,7 +152,7 @@ def query_rows(query: str, variable: str) -> Iterator[Row]:
     except sql.exc.SQLAlchemyError as error:
         said = str(getattr(error, "orig", None) or error)
         for part in filter(None, (secret, *([address.password, address.render_as_string(hide_password=False), address.host, address.username] if address else []))):
-            said = said.replace(str(part), "***")
+            said = said.replace(str(part), "***") if len(str(part)) > 2 else said
         raise DataError(f"The query cannot be answered by the database that {variable} names: {' '.join(said.split())[:300]}") from None
     except ModuleNotFoundError as error:
         raise DataError(f"The database that {variable} names needs the package {error.name!r}. Install it with pip.") from None

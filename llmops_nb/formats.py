@@ -80,15 +80,15 @@ def format_of(
     name: str,  # Its name or path
 ) -> str:  # One of `FORMATS`
     "The format that a file has by its content, or else by its name; raises `DataError` for what is none of them."
-    if b"%PDF-" in data[:1024]:
+    if data.lstrip().startswith(b"%PDF-") or b"%PDF-" in data[:1024] and format_named(name) == "pdf":
         return "pdf"
     if data.startswith(b"\xd0\xcf\x11\xe0"):
         encrypted = "EncryptedPackage".encode("utf-16-le") in data
         raise DataError(f"{name} is {'an encrypted Office file. Save a copy without a password' if encrypted else 'a file of Office 2003 or older. Save it in a format of today, e.g. .docx'}.")
     if data.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return _office(data, name)
-    alien = next((what for magic, what in _ALIEN.items() if data.startswith(magic)), "")
-    if alien and not (alien == "a program" and b"\0" not in data):
+    alien = next((what for magic, what in _ALIEN.items() if data.startswith(magic) and (b"\0" in data or not magic.isalnum())), "")
+    if alien:
         raise DataError(f"{name} is {alien}, which has no text to read. Leave it out, or convert it.")
     if re.match(rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype html|html)\b", data[:4096], re.I | re.DOTALL):
         return "html"
@@ -123,14 +123,14 @@ def decode(
     if not encoding:
         raise DataError(f"{name} is no text in any encoding that is known. If it is text, convert it to UTF-8.")
     try:
-        text = data[len(mark[0]) if mark else 0 :].decode(encoding)
+        text = data[len(mark[0]) if mark else 0 :].decode(encoding.split()[0], "replace" if " " in encoding else "strict")
     except UnicodeDecodeError as error:
         raise DataError(f"{name} begins as {encoding} text, but byte {data[error.start + (len(mark[0]) if mark else 0)]:#04x} at {error.start} does not fit. Convert it to UTF-8.") from error
     if len(_CONTROLS.findall(text[:100_000])) > len(text[:100_000]) / 100:
         raise DataError(f"{name} is a binary file, not text. Leave it out, or give it the name of what it is.")
     return _CONTROLS.sub(" ", text).replace("\r\n", "\n").replace("\r", "\n"), encoding, guessed
 
-
+# %% ../nbs/37_formats.ipynb #88be90db
 def _encoding(data: bytes) -> tuple[str, bool]:
     "The encoding of bytes without a mark, and whether it is a guess; ('', False) when there is none."
     try:
@@ -141,8 +141,24 @@ def _encoding(data: bytes) -> tuple[str, bool]:
     for encoding, half in (("utf-16-le", sample[1::2]), ("utf-16-be", sample[::2])):
         if len(sample) > 3 and len(data) % 2 == 0 and half.count(0) > len(half) * 0.4:
             return encoding, True
+    read = sample.decode("utf-8", "replace")
+    if sum(letter > "\x7f" for letter in read) > 10 * read.count("\ufffd"):
+        return "utf-8 with damage", True
+    if _western(sample):
+        return "cp1252", True
     best = need("charset_normalizer", "ingest").from_bytes(sample).best()
     return (best.encoding, True) if best else ("", False)
+
+
+def _western(sample: bytes) -> bool:
+    try:
+        text, central = sample.decode("cp1252"), sample.decode("cp1250", "replace")
+    except UnicodeDecodeError:
+        return False
+    accents = sum(letter > "\x7f" and letter.isalpha() for letter in text)
+    odd = re.search(r"\w[\xa1-\xb4\xb6\xb8-\xbf\xd7\xf7]\w|[\xa4\xa6\xac\xaf]", text)
+    slavic = re.search("[řě]", central) and not re.search("[ĺć]", central) or "ő" in central and "ă" not in central
+    return 0 < accents < 0.45 * sum(map(str.isalpha, text)) and not odd and not slavic or accents == 0 and re.search("[\x80-\x97\xa0]", text) is None and text.isprintable()
 
 # %% ../nbs/37_formats.ipynb #07eba27b
 _DEFINES = re.compile(
@@ -217,8 +233,8 @@ def _cell(cell: Mapping[str, Any], language: str) -> Iterator[str]:
         if shown.strip() and len(shown) <= 2000:
             yield _fenced(re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", shown), "text")
 
-# %% ../nbs/37_formats.ipynb #1dee2661
-# The process runs _formats_child, with what is in _formats_pdf and _formats_html
+# %% ../nbs/37_formats.ipynb #1fb57a49
+# The process runs _formats_child, with what is in _formats_pdf, _formats_html and _formats_slides
 def _read_elsewhere(data: bytes, name: str, format: str, limits: ParseLimits) -> tuple[list[str], dict[str, Any]]:
     "The parts of a file's text and what is known of it; raises `DataError` when it cannot be read within its limits."
     request = {"format": format, "unpacked": limits.unpacked, "ratio": limits.ratio, "seconds": limits.seconds, "memory": limits.memory}

@@ -73,6 +73,41 @@ def pptx(slides: Sequence[tuple[str, str]] = (("Leave", "Twenty days"), ("Travel
     return office("ppt/presentation.xml", "presentationml.presentation", parts)
 
 
+def rich_pptx() -> bytes:
+    "A presentation with a list, a table, a chart, a picture and notes, and a slide without a title."
+
+    def shape(kind: str, *paragraphs: tuple[int, str]) -> str:
+        place = f'<p:ph type="{kind}"/>' if kind else ""
+        texts = "".join(f'<a:p><a:pPr lvl="{level}"/><a:r><a:t>{text}</a:t></a:r></a:p>' for level, text in paragraphs)
+        return f'<p:sp><p:nvSpPr><p:cNvPr id="9" name="s"/><p:cNvSpPr/><p:nvPr>{place}</p:nvPr></p:nvSpPr><p:spPr/><p:txBody><a:bodyPr/>{texts}</p:txBody></p:sp>'
+
+    def page(root: str, shapes: str) -> str:
+        return f'<?xml version="1.0" encoding="UTF-8"?><p:{root} {P}><p:cSld><p:spTree><p:nvGrpSpPr/><p:grpSpPr/>{shapes}</p:spTree></p:cSld></p:{root}>'
+
+    c = 'xmlns:c="http://schemas.openxmlformats.org/drawingml/2006/chart" xmlns:a="http://schemas.openxmlformats.org/drawingml/2006/main"'
+    cells = "".join("<a:tr>" + "".join(f"<a:tc><a:txBody><a:p><a:r><a:t>{cell}</a:t></a:r></a:p></a:txBody></a:tc>" for cell in row) + "</a:tr>" for row in (("Age", "Days"), ("50 | more", "25")))
+    series = "".join(
+        f"<c:ser><c:tx><c:strRef><c:strCache><c:pt idx='0'><c:v>{year}</c:v></c:pt></c:strCache></c:strRef></c:tx><c:cat><c:strRef><c:strCache><c:pt idx='0'><c:v>May</c:v></c:pt>"
+        f"<c:pt idx='1'><c:v>June</c:v></c:pt></c:strCache></c:strRef></c:cat><c:val><c:numRef><c:numCache>{''.join(f'<c:pt idx={n!r}><c:v>{v}</c:v></c:pt>' for n, v in values)}</c:numCache></c:numRef></c:val></c:ser>"
+        for year, values in (("2024", (("0", 3), ("1", 4))), ("2025", (("0", 5),)))
+    )
+    first = (
+        shape("body", (0, "First"), (1, "Detail"), (0, "Second")) + shape("title", (0, "Plan")) + f'<p:graphicFrame><a:graphic><a:graphicData><a:tbl>{cells}</a:tbl></a:graphicData></a:graphic></p:graphicFrame>'
+        f'<p:grpSp><p:graphicFrame><a:graphic><a:graphicData><c:chart {c} r:id="r1"/></a:graphicData></a:graphic></p:graphicFrame></p:grpSp><p:pic><p:nvPicPr><p:cNvPr id="7" name="x" descr="A red bicycle"/></p:nvPicPr></p:pic>'
+    )
+    chart = f"<?xml version='1.0'?><c:chartSpace {c}><c:chart><c:title><c:tx><c:rich><a:p><a:r><a:t>Visitors</a:t></a:r></a:p></c:rich></c:tx></c:title><c:plotArea><c:barChart>{series}</c:barChart></c:plotArea></c:chart></c:chartSpace>"
+    parts: dict[str, str | bytes] = {
+        "ppt/presentation.xml": f'<?xml version="1.0" encoding="UTF-8"?><p:presentation {P}><p:sldIdLst><p:sldId id="256" r:id="r1"/><p:sldId id="257" r:id="r2"/></p:sldIdLst></p:presentation>',
+        "ppt/_rels/presentation.xml.rels": relations(("slide", "slides/slide2.xml", ""), ("slide", "/ppt/slides/slide1.xml", "")),
+        "ppt/slides/slide2.xml": page("sld", first),
+        "ppt/slides/_rels/slide2.xml.rels": relations(("chart", "../charts/chart1.xml", ""), ("notesSlide", "../notesSlides/notesSlide1.xml", "")),
+        "ppt/slides/slide1.xml": page("sld", shape("", (0, "No title here"))),
+        "ppt/charts/chart1.xml": chart,
+        "ppt/notesSlides/notesSlide1.xml": page("notes", shape("sldNum", (0, "1")) + shape("body", (0, "Say it slowly"))),
+    }
+    return office("ppt/presentation.xml", "presentationml.presentation", parts)
+
+
 def xlsx() -> bytes:
     "A workbook with two sheets, a date and a formula."
     import datetime

@@ -73,6 +73,13 @@ def test_pages_and_slides_keep_their_places() -> None:
     assert len(slides.pages) == 2 and "Travel" in slides.text[slides.pages[1] :] and "Travel" not in slides.text[: slides.pages[1]]
 
 
+def test_slides_keep_notes_charts_tables_and_lists() -> None:
+    found = parse(made.rich_pptx(), "rich.pptx").text
+    assert found.startswith("# Plan\n\n- First\n  - Detail\n- Second\n\n| Age | Days |\n| --- | --- |\n| 50 \\| more | 25 |")
+    assert "Visitors\n\n|  | 2024 | 2025 |\n| --- | --- | --- |\n| May | 3 | 5 |\n| June | 4 |  |" in found
+    assert "A red bicycle" in found and "Notes: Say it slowly" in found and "# Slide 2\n\nNo title here" in found
+
+
 def test_a_paragraph_of_a_pdf_stays_one_and_two_columns_are_no_table() -> None:
     left = [(72, 700 - 12 * n, 10, f"The left column says number {n} here,") for n in range(8)]
     right = [(320, 700 - 12 * n, 10, f"and the right one {n} there.") for n in range(8)]
@@ -143,6 +150,28 @@ def test_marked_text_and_utf_8_come_back_as_they_were(text: str, encoding: str) 
         return
     found, _, guessed = decode(plain.encode(encoding), "a.txt")
     assert (found, guessed) == (plain, False)
+
+
+@pytest.mark.parametrize(
+    "text, encoding",
+    [
+        ("Grüße", "cp1252"), ("Der Löwe ist müde.", "cp1252"), ("naïve café – “quote” €5", "cp1252"), ("Año nuevo, niño pequeño", "latin-1"), ("L’été où François a mangé", "cp1252"), ("Rødgrød med fløde på", "cp1252"),
+        ("Zażółć gęślą jaźń, proszę pana bardzo", "cp1250"), ("Příliš žluťoučký kůň úpěl ďábelské ódy", "cp1250"), ("Привет, как дела? Это тестовый текст.", "cp1251"), ("こんにちは世界、これはテストです。", "shift_jis"), ("你好，世界，这是一个测试。", "gb18030"),
+    ],
+)  # fmt: skip
+def test_short_texts_in_old_encodings_are_read(text: str, encoding: str) -> None:
+    assert decode(text.encode(encoding), "a.txt")[0] == text
+
+
+def test_a_few_damaged_bytes_do_not_spoil_a_text() -> None:
+    found = parse("Grüße und schöne Tage für alle Hörer. ".encode() * 20 + b"\xff end", "a.txt")
+    assert found.text.startswith("Grüße und schöne") and found.text.endswith("\ufffd end") and "damage" in found.notes[0]
+
+
+@pytest.mark.parametrize("text", ["%PDF-1.7 is how a file begins", "x = b'%PDF-'\n# a PDF", "MZ is a magic", "BZh too", "GIF89a", "<p>no page, but Markdown</p>"])
+def test_text_about_formats_is_text(text: str) -> None:
+    name = "a.md"
+    assert format_of((" " * (text[0] == "%") + "About: " * (text[0] == "%") + text).encode(), name) == "markdown"
 
 
 # Refusals
@@ -369,8 +398,3 @@ def test_broken_files_are_read_or_refused(name: str, data: st.DataObject) -> Non
         assert found.text.strip() and found.title
     except DataError as error:
         assert str(error).startswith(name)
-
-
-def test_a_text_that_looks_like_the_marker_of_a_slide_is_text() -> None:
-    found = parse(made.pptx([("Leave", "ReadPage7c1e 9"), ("Travel", "By train")]), "a.pptx")
-    assert len(found.pages) in (2, 3) and "By train" in found.text

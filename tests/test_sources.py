@@ -624,11 +624,11 @@ def test_errors_of_databases_hold_no_secrets(monkeypatch: pytest.MonkeyPatch, da
     assert str(database) not in str(caught.value)
     with pytest.raises(ConfigurationError, match="FAQ_NONE is not set"):
         list(SqlSource("faq", sql="select 1", url_env="FAQ_NONE").entries())
-    for address in ("postgresql+psycopg://ann:s3cret@127.0.0.1:9/x", "nonsense s3cret", "oracle://ann:s3cret@h/x", f"sqlite:///{tmp_path}/s3cret.db"):
+    for address in ("postgresql+psycopg://annabel:s3cret@127.0.0.1:9/x", "nonsense s3cret", "oracle://annabel:s3cret@h/x", f"sqlite:///{tmp_path}/s3cret.db"):
         monkeypatch.setenv("FAQ_DB", address)
         with pytest.raises((DataError, ConfigurationError), match="FAQ_DB") as caught:
             list(SqlSource("faq", sql="select 1", url_env="FAQ_DB").entries())
-        assert "s3cret" not in str(caught.value) and "ann" not in str(caught.value)
+        assert "s3cret" not in str(caught.value) and "annabel" not in str(caught.value)
     assert not (tmp_path / "s3cret.db").exists()
 
 
