@@ -108,9 +108,11 @@ def read_office(data: bytes, request: dict[str, Any]) -> dict[str, Any]:
 
     kind = f"application/vnd.openxmlformats-officedocument.{OFFICE[request['format']]}"
     result = kreuzberg.extract_bytes_sync(data, kind, kreuzberg.ExtractionConfig(use_cache=False, output_format="markdown"))
-    said = {key: value for key in ("title", "authors", "subject", "keywords", "language") if (value := result.metadata.get(key))}
+    known: dict[str, Any] = dict(result.metadata)
+    about = {key: str(known[key]) for key in ("title", "subject", "language") if known.get(key)}
+    about |= {"author": ", ".join(map(str, known["authors"]))} if known.get("authors") else {}
     text = re.sub(r"!\[([^\]]*)\]\([^)\n]*\)", r"\1", result.content.replace(r"\!", "!"))
-    return {"parts": [unescaped(text)], "paged": False, "metadata": said, "notes": []}
+    return {"parts": [unescaped(text)], "paged": False, "metadata": about, "notes": []}
 
 
 def read_html(data: bytes, request: dict[str, Any]) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def said(archive: zipfile.ZipFile) -> dict[str, str]:
     "Title, author and subject from the properties of a file."
     name = next((part for kind, part in relations(archive, "").values() if kind.endswith("core-properties")), "")
     tags = {"title": "title", "creator": "author", "subject": "subject", "keywords": "keywords", "language": "language"}
-    found = ElementTree.fromstring(archive.read(name)) if name else []
+    found: list[Element] = list(ElementTree.fromstring(archive.read(name))) if name else []
     return {tags[key]: value for row in found if (key := row.tag.rpartition("}")[2]) in tags and (value := (row.text or "").strip())}
 
 
