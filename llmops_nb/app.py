@@ -21,8 +21,8 @@ from .datasets import GoldenSet
 from .documents import Corpus
 from .embedding import embedding_bar, open_embedder
 from .fewshots import CHOICES, Example, ExampleSet, chooser, load_examples, refuse_leaks
-from .index import build_index
 from .models import Wrapped
+from .postgres import open_index
 from .prompts import Prompt, read_response
 from .providers import resolve
 from .queries import counting, open_asking, open_reranker
@@ -377,7 +377,7 @@ def open_retriever(
     ranker = open_reranker(retrieval, settings, root)
     vectors = open_embedder(recipe.embedder, settings) if recipe.embedder else None
     with embedding_bar(corpus.name, vectors) as shown:
-        index = build_index(corpus, recipe, vectors, settings.state, shown)
+        index = open_index(corpus, recipe, vectors, settings, shown)
     parts = [part for part in (ranker.digest if ranker else "", worded_by) if part]
     return build_retriever(retrieval, index, vectors, ranker, corpus, around), digest([index.digest, *parts]) if parts else index.digest
 

@@ -20,6 +20,7 @@ from .core import Chunk, ConfigurationError, Document, Embedder, Passage, Rerank
 from .documents import Corpus
 from .filters import read_filter
 from .index import Index, Recipe
+from .splitters import CHUNKERS, UNITS
 
 log = logging.getLogger(__name__)
 PARENTS = ("section", "document")  # What can be shown around a passage
@@ -304,6 +305,8 @@ class Retrieval:
     overlap: int = 0  # Of these, how many may repeat the chunk before
     embedder: str = "bge-small-en-v1.5"  # Name of the embedder; not used when mode is "bm25"
     query_prefix: str = ""  # Put before a query when it is embedded
+    chunker: str = "structure"  # Where documents are cut: one of `CHUNKERS`
+    tokens: str = "approximate"  # Who counts them: "approximate", or the "embedder" with its own tokenizer
     fusion: str = "rrf"  # How both are joined: by places ("rrf") or by scores ("convex")
     weight: float = 0.5  # Share of the search by meaning in what is fused, the rest is that by word
     rrf_k: int = 60  # The constant of rrf
@@ -325,10 +328,11 @@ class Retrieval:
     @property
     def recipe(self) -> Recipe:
         "How its index is made."
-        return Recipe(self.chunk_size, self.overlap, "" if self.mode == "bm25" else self.embedder)
+        needed = self.mode != "bm25" or self.tokens == "embedder"
+        return Recipe(self.chunk_size, self.overlap, self.embedder if needed else "", self.chunker, self.tokens)
 
 # %% ../nbs/45_retrieve.ipynb #a5c1d014
-_CHOICES = {"mode": ("dense", "bm25", "fused"), "fusion": ("rrf", "convex"), "parent": ("", *PARENTS)}
+_CHOICES = {"mode": ("dense", "bm25", "fused"), "fusion": ("rrf", "convex"), "chunker": CHUNKERS, "tokens": UNITS, "parent": ("", *PARENTS)}
 REWRITES = ("rewrite", "paraphrase", "hypothetical")
 _NAMED = {"mode": "retrieval mode"}
 
@@ -350,8 +354,8 @@ def _check(spec: Retrieval) -> None:
         raise ConfigurationError(f"retrieval: overlap is {spec.overlap}, it must be 0 or more and less than chunk_size, {spec.chunk_size}.")
     if spec.expand and spec.parent:
         raise ConfigurationError(f"retrieval: expand is {spec.expand} and parent {spec.parent!r}. Show neighbours or a parent, not both.")
-    if spec.mode != "bm25" and not spec.embedder:
-        raise ConfigurationError(f"retrieval: mode {spec.mode!r} needs an embedder. Name one, or use mode 'bm25'.")
+    if not spec.embedder and (spec.mode != "bm25" or spec.tokens == "embedder"):
+        raise ConfigurationError(f"retrieval: mode {spec.mode!r} with {spec.tokens} tokens needs an embedder. Name one, or use mode 'bm25' with approximate tokens.")
     if spec.mode == "bm25" and spec.mmr < 1:
         raise ConfigurationError(f"retrieval: mmr is {spec.mmr}, but mode 'bm25' has no vectors to compare passages by. Leave mmr at 1, or use another mode.")
 
@@ -363,7 +367,7 @@ def first_stage(
 ) -> Retriever:
     "The searches of a `retrieval:` section, fused if there are two; raises `ConfigurationError`."
     asked = spec.recipe
-    made = replace(index.recipe, embedder=index.recipe.embedder if asked.embedder else "")  # Vectors do no harm to words
+    made = replace(index.recipe, structure=asked.structure, embedder=index.recipe.embedder if asked.embedder else "")  # Vectors do no harm to words
     if made != asked:
         raise ConfigurationError(f"The index was made by {index.recipe}, but {asked} is asked for. Build it with the recipe of this section.")
     if spec.mode == "bm25":
