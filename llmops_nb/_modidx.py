@@ -1556,6 +1556,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'llmops_nb.rankings.score_ranking': ('rankings.html#score_ranking', 'llmops_nb/rankings.py'),
                                     'llmops_nb.rankings.score_rankings': ('rankings.html#score_rankings', 'llmops_nb/rankings.py')},
             'llmops_nb.reports': { 'llmops_nb.reports.Written': ('reports.html#written', 'llmops_nb/reports.py'),
+                                   'llmops_nb.reports._sourced': ('reports.html#_sourced', 'llmops_nb/reports.py'),
                                    'llmops_nb.reports.aligned': ('reports.html#aligned', 'llmops_nb/reports.py'),
                                    'llmops_nb.reports.command': ('reports.html#command', 'llmops_nb/reports.py'),
                                    'llmops_nb.reports.contents': ('reports.html#contents', 'llmops_nb/reports.py'),

@@ -240,9 +240,10 @@ class Influences:
 
     @property
     def most(self) -> Influence | None:
-        "The passage that matters most: most facts lost, then largest change; None when nothing exceeds the noise."
-        moved = [one for one in self.passages if one.change > (self.noise or 0.0)]
-        return max(moved, key=lambda one: (max(one.facts or 0.0, 0.0), one.change, -one.number), default=None)
+        "The passage that matters most: most facts lost, then largest change; None when several are alike, or nothing exceeds the noise."
+        moved = sorted(((max(one.facts or 0.0, 0.0), one.change, one.number) for one in self.passages if one.change > (self.noise or 0.0)), reverse=True)
+        alone = len(moved) == 1 or len(moved) > 1 and moved[0][:2] > moved[1][:2]
+        return self.passages[moved[0][2] - 1] if alone else None
 
     def to_pandas(self) -> Any:
         "One row a passage."

@@ -58,7 +58,8 @@ def script_of(
     kind: str,  # "run", "comparison" or "sweep"
 ) -> str:
     "The script of one kind of report."
-    return joined(["static/report_shared.js", f"static/report_{kind}.js"])
+    own = ["static/report_sources.js"] if kind == "run" else []
+    return joined(["static/report_shared.js", *own, f"static/report_{kind}.js"])
 
 # %% ../nbs/65_pages.ipynb #4ee5aeb3
 def document(

@@ -9,11 +9,13 @@ import logging
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from ._reports_sources import sources
+from .attribution import Influences, read_influence
 from .core import DataError, RunError, from_json, need, to_json
 from .figures import FEW, Spread, is_number, moment, part, parts, quantity, spread, stands_on, tables
 from .pages import PACKAGE, document
@@ -34,6 +36,7 @@ class Written:
     tally: Tally  # Of all items
     notebook: str = ""  # notebook.ipynb as it is, or "" when there is none
     beside: str = ""  # Address of the report of the sweep it belongs to, or "" when there is none
+    influences: Mapping[str, Influences] = field(default_factory=dict)  # By item, where somebody measured it
 
 
 def read_run(
@@ -49,7 +52,8 @@ def read_run(
     notebook = pages.read_bytes().decode(errors="replace") if pages.exists() else ""
     sweep = str(info.get("sweep") or "")
     there = Path(sweep).name == sweep and (run.resolve().parent / sweep / "sweep.json").is_file()
-    return Written(info, fetch(run / "records.jsonl", worst(tally, info, shown)), tally, notebook, f"../{quote(sweep)}/report.html" if sweep and there else "")
+    beside = f"../{quote(sweep)}/report.html" if sweep and there else ""
+    return Written(info, fetch(run / "records.jsonl", worst(tally, info, shown)), tally, notebook, beside, read_influence(run))
 
 # %% ../nbs/70_reports.ipynb #6bc5e159
 def verdict(
@@ -270,7 +274,7 @@ def contents(
     behind = [(m, score) for m in metrics if (score := stands_on(str(m.get("name")), scores))]
     units = {score: str(m.get("unit") or "score") for m, score in reversed(behind)}
     main = headline(info, scores)
-    rows = [row(record, main, units) for record in written.records]
+    rows = [row(record, main, units) | _sourced(record, written.influences) for record in written.records]
     values = {s: written.tally.values(s) for s in scores}
     watched = {stands_on(str(c.get("metric")), scores) for c in parts(info, "checks")}
     spreads = [found for s in scores if (found := spread(s, values[s], units.get(s, "score")))]
@@ -279,6 +283,12 @@ def contents(
         "metrics": [{"name": m.get("name"), "score": score, "better": m.get("better") or "", "unit": units[score]} for m, score in behind],
         "columns": sorted((s for s in scores if units.get(s) in ("share", "score")), key=lambda s: (s != main, s not in watched, -len(values[s])))[:3],
     }, spreads  # fmt: skip
+
+
+def _sourced(record: Mapping[str, Any], influences: Mapping[str, Influences]) -> dict[str, Any]:
+    "Where the answer of a record comes from, when it has one."
+    found = sources(record, influences.get(str(part(record, "item").get("id"))))
+    return {"sources": found} if found else {}
 
 # %% ../nbs/70_reports.ipynb #d88b5237
 def page(

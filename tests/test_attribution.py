@@ -166,6 +166,12 @@ def test_passages_that_say_the_same_cover_for_each_other() -> None:
     assert found.most is None
 
 
+def test_a_model_that_any_change_upsets_names_no_passage() -> None:
+    whole = "\n".join(f"{n} {p.chunk.text}" for n, p in enumerate(CITED, start=1))
+    found = influence(app(lambda messages, **options: Answer("seven hills, Rome" if whole in messages[-1]["content"] else "I don't know")), ITEM.question, CITED, item=ITEM)
+    assert [one.facts for one in found.passages] == [1, 1, 1] and found.most is None
+
+
 def test_change_that_a_repeat_brings_too_is_no_influence() -> None:
     counted = iter(range(1000))
     found = influence(app(lambda messages, **options: Answer(f"number {next(counted)} of many")), ITEM.question, CITED, repeats=2)

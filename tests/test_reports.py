@@ -18,6 +18,8 @@ import made_run
 import pytest
 from browsing import PAYLOADS, Elements, Opener, html_text, poison, until
 
+from llmops_nb._reports_sources import sources
+from llmops_nb.attribution import Influence, Influences, keep_influence
 from llmops_nb.core import DataError, RunError
 from llmops_nb.figures import measure, quantity, spread, stands_on
 from llmops_nb.pages import script_of, style_of
@@ -399,6 +401,58 @@ def test_the_panel_shows_where_evidence_stands(large: Path, opened: Opener) -> N
         page.get_by_text("The whole record as JSON").click()
         until(page, "document.querySelector('#panel details.fold pre').textContent")
         assert json.loads(page.locator("#panel details.fold pre").inner_text()) == {**held, "answer": {k: v for k, v in held["answer"].items() if k != "logprobs"}}
+
+
+def test_sentences_of_an_answer_are_shown_with_what_they_stand_on() -> None:
+    text = "🦊 It may have an else clause."
+    chunk = {"id": "d#1", "document": "d", "text": "🦊🦊 It may have an else clause.", "start": 7, "end": 37}
+    record = {"item": {"id": "q"}, "answer": {"text": f"{text} [1] Cheese grows on trees [9].", "passages": [{"chunk": chunk, "score": 1.0}]}}
+    found = sources(record)
+    assert found is not None
+    (start, end, passage, share, verdict, words), other = found["sentences"]
+    assert (passage, verdict, other[2], other[4]) == (1, "supported", 0, "no such passage") and share > 0.5
+    browser = (record["answer"]["text"].encode("utf-16-le"), chunk["text"].encode("utf-16-le"))  # A browser counts two bytes as one
+    assert browser[0][2 * start : 2 * end].decode("utf-16-le") == f"{text} [1]"
+    assert browser[1][2 * words[0] : 2 * words[1]].decode("utf-16-le") == "It may have an else clause"
+    assert sources({**record, "answer": {**record["answer"], "abstained": True}}) is None
+    for broken in ({}, {"text": "a"}, {"text": 3, "passages": 4}, {"text": "a", "passages": [{"chunk": {"id": "d"}}]}, None, "text"):
+        assert sources({"item": {}, "answer": broken}) is None
+
+
+def influenced(run: Path, record: dict[str, Any]) -> None:
+    "Keep what leaving passages out did to the answer of a record."
+    passages = [p["chunk"] for p in record["answer"]["passages"]]
+    found = [Influence(n, c["id"], c["version"], f"{PAYLOADS[0]} other" if n == 2 else record["answer"]["text"], 0.9 if n == 2 else 0.0, float(n == 2), {PAYLOADS[1]: 1.0}) for n, c in enumerate(passages, 1)]
+    keep_influence(run, Influences("?", record["answer"]["text"], tuple(found), 0.0, 6, 0, record["item"]["id"]))
+
+
+@pytest.mark.browser
+def test_the_panel_shows_where_the_answer_comes_from(tmp_path: Path, opened: Opener) -> None:
+    def write(records: list[dict[str, Any]], *_: Any) -> None:
+        records[:] = [record for record in records if record["answer"] and not record["answer"]["abstained"]]
+        for record in records:
+            words = " ".join(record["answer"]["passages"][2]["chunk"]["text"].split()[:12]).strip(".")
+            record["answer"]["text"] = f"🦊 {words} [3]. {PAYLOADS[0]} grows on trees [9]."
+        records[0]["item"]["evidence"] = [{"document": records[0]["answer"]["passages"][0]["chunk"]["document"], "quote": "", "grade": 2}, {"document": "none", "quote": "", "grade": 0}]
+
+    run = made_run.make(tmp_path / "run", items=8, change=write)
+    record = read_run(run).records[0]
+    influenced(run, record)
+    with opened(render(run), f"#item={record['item']['id']}") as seen:
+        page = seen.page
+        rows = page.locator(".sourced li")
+        assert "passage 3" in rows.first.inner_text() and "citation holds" in rows.first.inner_text()
+        assert "no passage" in rows.last.inner_text() and "cites no passage there is" in rows.last.inner_text()
+        said = page.evaluate("[...document.querySelectorAll('#passage-2 .said')].map((e) => e.textContent).join(' ')")
+        wanted = {word for word in record["answer"]["passages"][2]["chunk"]["text"].split()[:12] if word.isalpha() and len(word) > 5}
+        assert wanted <= set(re.findall(r"\w+", said))
+        assert page.evaluate("document.querySelector('#passage-2 p').textContent") == record["answer"]["passages"][2]["chunk"]["text"]
+        influence = page.locator("table.influence")
+        assert influence.locator("tbody tr").count() == 4 and "most" in influence.locator("tbody tr").nth(1).inner_text()
+        assert f"{PAYLOADS[0]} other" in influence.inner_text() and "The same." in influence.inner_text()
+        assert "the whole document" in page.locator("#panel").inner_text() and "All the evidence, in passage" in page.locator(".trail").inner_text()
+        rows.first.get_by_role("button", name="passage 3").click()
+        assert page.evaluate("window.__pwned") is None and seen.messages == [] and seen.dialogs == []
 
 
 @pytest.mark.browser

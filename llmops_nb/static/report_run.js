@@ -125,7 +125,11 @@
   // ── The panel of one item ──────────────────────────────────────────────────────────────────────────────────────
   // Which passages hold which evidence: the one question that tells retrieval's fault from the model's.
   function evidenceIn(item, passages) {
-    return list(item.evidence).map((evidence) => {
+    return list(item.evidence).filter(({ grade }) => !(grade <= 0)).map((evidence) => {
+      if (!String(evidence.quote || "").trim()) { // The whole document: any of its passages is a part of it
+        const places = passages.flatMap(({ chunk }, place) => (chunk.document === evidence.document ? [{ place, share: 1, ranges: [] }] : []));
+        return { ...evidence, quote: "the whole document", places, held: places.length > 0 };
+      }
       const places = passages.map(({ chunk }, place) => ({ place, ...(chunk.document === evidence.document ? quoted(say(chunk.text), evidence.quote) : { share: 0, ranges: [] }) })).filter((found) => found.share);
       const covered = new Set(places.flatMap(({ from, to }) => Array.from({ length: to - from }, (_, step) => from + step)));
       return { ...evidence, places, held: covered.size >= ENOUGH * Math.min(400, wordsOf(evidence.quote).length) };
@@ -187,7 +191,7 @@
         h("td", { class: score.error ? "alert" : "soft" }, score.error || score.why || (score.value === null || score.value === undefined ? "does not apply" : "")))))));
   }
 
-  function passageBox(passage, place, evidence, cited) {
+  function passageBox(row, passage, place, evidence, cited) {
     const chunk = passage.chunk;
     const found = evidence.flatMap((each) => each.places.filter((one) => one.place === place));
     const held = found.some((one) => one.share >= ENOUGH);
@@ -195,7 +199,7 @@
     return h("article", { class: "passage" + (held ? " held" : ""), id: "passage-" + place },
       h("header", {}, h("strong", {}, `${place + 1} · ${say(chunk.id)}`), held ? h("span", { class: "chip good" }, "holds evidence") : found.length ? h("span", { class: "chip unsure" }, "part of the evidence") : null,
         cited.includes(chunk.id) && h("span", { class: "chip" }, "cited"), h("span", { class: "soft" }, [chunk.heading, `${say(chunk.document)}, characters ${say(chunk.start)}–${say(chunk.end)}`].filter(Boolean).join(" · "))),
-      h("p", {}, marked(say(chunk.text), found.flatMap((one) => one.ranges))),
+      h("p", {}, Sources.layered(say(chunk.text), found.flatMap((one) => one.ranges), Sources.saidIn(row, place))),
       h("footer", {}, (stages.length ? stages : [["score", passage.score]]).map(([stage, score]) => h("span", {}, `${stage} ${short(score)}`)), chunk.version && h("span", { title: chunk.version }, "version " + chunk.version.slice(0, 12))));
   }
 
@@ -231,7 +235,9 @@
       section("Scores", scoresTable(row)),
       list(answer && answer.findings).length ? section("What guards saw", h("ul", { class: "plain" }, answer.findings.map((finding) => h("li", {}, `${say(finding.guard)}: ${say(finding.kind)}. ${finding.why || ""}${finding.blocks ? " Blocked." : ""}`)))) : null,
       evidence.length ? section("Evidence", h("ul", { class: "plain" }, evidence.map((each) => h("li", {}, h("q", {}, say(each.quote)), h("small", {}, ` ${say(each.document)} · ${each.held ? "in " + named(each.places) : each.places.length ? "only a part is in " + named(each.places) : "in no passage"}`))))) : null,
-      answer && section(`Passages (${passages.length})`, passages.length ? passages.map((passage, index) => passageBox(passage, index, evidence, cited)) : h("p", { class: "soft" }, "Nothing was retrieved.")),
+      list(row.sources?.sentences).length ? section("Where each sentence comes from, by its words (underlined in the passages)", row.sources.citing && h("p", { class: "soft" }, row.sources.citing), Sources.sentences(row)) : null,
+      row.sources?.influence ? section("What it answers without a passage", Sources.influence(row.sources.influence)) : null,
+      answer && section(`Passages (${passages.length})`, passages.length ? passages.map((passage, index) => passageBox(row, passage, index, evidence, cited)) : h("p", { class: "soft" }, "Nothing was retrieved.")),
       answer && section("Prompt as it was sent", list(answer.messages).length ? answer.messages.map(messageBox) : h("p", { class: "soft" }, "Not recorded.")),
       section("What it took", usagePairs(row)),
       h("details", { class: "fold", toggle: () => (json.textContent = JSON.stringify(row.record, null, 2)) }, h("summary", {}, "The whole record as JSON"), json),
