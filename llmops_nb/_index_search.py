@@ -64,6 +64,13 @@ def nearest(parts: Parts, query: Any, k: int, keep: Any) -> Found:
     return best(k, fetch, parts.content.chunks.__getitem__, exact=not parts.vectors.efforts)
 
 
+def planned(parts: Parts, keep: Any, k: int) -> str:
+    "How the k nearest of the rows that are kept will be searched."
+    if parts.vectors is None:
+        return "nothing: there are no vectors"
+    return str(parts.vectors.plan(len(parts.content.standing) if keep is None else int(keep.sum()), k))
+
+
 def matching(parts: Parts, words: Sequence[str], k: int, keep: Any) -> Found:
     "The chunks that hold the words, by BM25, of the rows that are kept."
     import numpy as np

@@ -73,7 +73,9 @@ class Server:
         try:
             found = connection.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'").fetchone()
             if found is None:
-                connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
+                with connection.transaction():
+                    connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+                    connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
             elif tuple(int(part) for part in found[0].split(".")[:2]) < (0, 8):
                 raise ConfigurationError(f"The server that ${self._variable} names has pgvector {found[0]}; 0.8 or newer is needed to search under filters.")
         except psycopg.Error as error:
@@ -109,6 +111,8 @@ class Server:
             raise RunError(f"The PostgreSQL server went away or could not go on: {self._said(error)} Nothing was changed.") from None
         except psycopg.DataError as error:
             raise DataError(f"PostgreSQL cannot hold this: {self._said(error)}") from None
+        except psycopg.Error as error:
+            raise RunError(f"PostgreSQL refused: {self._said(error)} Nothing was changed; the tables may have been changed by hand, or rights are missing.") from None
         finally:
             if not connection.closed:
                 if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
@@ -407,3 +411,18 @@ def tidy(server: Server, tables: Tables, graph: bool) -> None:
             connection.execute(tables.fill("REINDEX INDEX {rows}_graph"))
         for name in ("{docs}", "{chunks}", "{rows}", "{words}"):
             connection.execute(tables.fill(f"VACUUM (ANALYZE) {name}"))
+
+
+def listed(connection: Any) -> list[tuple[str, bytes, int]]:
+    "Digest, description and bytes of every index."
+    found = connection.execute(f"SELECT digest, meta, number FROM {CATALOGUE} ORDER BY number").fetchall()
+    sizes = "SELECT sum(pg_total_relation_size(name::regclass)) FROM unnest(%s::text[]) name"
+    return [(name, raw, int(connection.execute(sizes, [[f"llmops_{table}_{number}" for table in ("docs", "chunks", "rows", "words")]]).fetchone()[0])) for name, raw, number in found]
+
+
+def number_of(connection: Any, digest: str) -> int:
+    "The number of an index in the catalogue; raises `DataError` when it is not there."
+    found = connection.execute(f"SELECT number FROM {CATALOGUE} WHERE digest = %s ORDER BY number", [digest]).fetchone()
+    if found is None:
+        raise DataError("The index is no longer on the server: somebody removed it. Open it again to build it anew.")
+    return int(found[0])

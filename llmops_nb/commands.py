@@ -27,3 +27,6 @@ from . import ingest_commands as ingest_commands
 
 # %% ../nbs/99_commands.ipynb #c0ffee95
 from . import chunk_commands as chunk_commands
+
+# %% ../nbs/99_commands.ipynb #c0ffee93
+from . import index_commands as index_commands

@@ -29,7 +29,7 @@ from .vectors import Structure
 
 # %% auto #0
 __all__ = ['Found', 'Recipe', 'words_of', 'cut_by', 'Meta', 'Change', 'Index', 'fitting_query', 'described', 'embedded',
-           'FileIndex', 'planned', 'build_index']
+           'FileIndex', 'planned', 'build_index', 'open_saved']
 
 # %% ../nbs/43_index.ipynb #069b4f48
 @dataclass(frozen=True)
@@ -277,7 +277,7 @@ class _Searchable(_Readable):
 
     def plan(self, where: Mapping[str, Any] | None = None, now: float | None = None, k: int = 10) -> str:
         "How `nearest` will search under a filter, and with which recall."
-        return _plan(self._state, self._state.keep(where, now), k)
+        return search.planned(self._state.parts, self._state.keep(where, now), k)
 
     def difference(self, other: _Searchable) -> str:
         "Why its files are not, byte for byte, those of another index with its digest; '' when they are."
@@ -424,14 +424,6 @@ def _difference(one: _State, other: _State) -> str:
     past = [f"of the {name}, {state.meta.history}" for name, state in (("first", one), ("second", other)) if state.meta.history]
     return files.difference(one.meta.files, other.meta.files, (one.meta.made_with, other.meta.made_with), past, lambda: search.apart(one.parts, other.parts))
 
-
-def _plan(state: _State, keep: Any, k: int) -> str:
-    parts = state.parts
-    if parts.vectors is None:
-        return "nothing: there are no vectors"
-    kept = len(parts.content.standing) if keep is None else int(keep.sum())
-    return str(parts.vectors.plan(kept, k))
-
 # %% ../nbs/43_index.ipynb #8e924236
 def _save(state: _State, path: Path) -> _State:
     return replace(state, meta=files.write_index(state.meta, state.parts, path))
@@ -476,6 +468,15 @@ def build_index(
             pass  # Looked at again by the one process that may change it
     with files.locked(path):
         return _load_or_make(corpus, empty, path, progress)
+
+# %% ../nbs/43_index.ipynb #7b083982
+def open_saved(
+    path: Path,  # The directory of an index
+    embedder: Embedder | None = None,  # The one that made it, for changes that bring new text
+) -> FileIndex:
+    "An index that was built before; raises `DataError` when a byte of it is not what was written."
+    meta = files.read_meta(path, Meta)
+    return FileIndex(_load(path, meta.digest, embedder), "loaded")
 
 # %% ../nbs/43_index.ipynb #f866b5ab
 def _load_or_make(corpus: Corpus, empty: _State, path: Path, progress: Callable[[int, int], None] | None) -> FileIndex:

@@ -10,21 +10,23 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from . import _postgres_tables as tables
+from ._index_files import read_meta
 from ._index_rows import decode_chunk, fingerprints, missing
 from ._index_search import best
-from .core import Chunk, ConfigurationError, DataError, Document, Embedder, from_json, to_json
+from .core import Chunk, ConfigurationError, DataError, Document, Embedder, from_json, to_json, unknown
 from .documents import Corpus
 from .filters import read_filter, to_sql
-from .index import Change, Found, Index, Meta, Recipe, build_index, cut_by, described, embedded, fitting_query, planned, words_of
+from .index import Change, FileIndex, Found, Index, Meta, Recipe, build_index, cut_by, described, embedded, fitting_query, open_saved, planned, words_of
 from .settings import Settings
 from .store import short
 
 # %% auto #0
-__all__ = ['PostgresIndex', 'open_postgres', 'open_index']
+__all__ = ['PostgresIndex', 'open_postgres', 'open_index', 'Stored', 'list_indexes', 'find_index']
 
 # %% ../nbs/44_postgres.ipynb #fa4ee206
 @dataclass(frozen=True)
@@ -308,3 +310,56 @@ def open_index(
     if settings.vectors:
         return open_postgres(corpus, recipe, embedder, settings.vectors, progress)
     return build_index(corpus, recipe, embedder, settings.state, progress)
+
+# %% ../nbs/44_postgres.ipynb #71b9d588
+@dataclass(frozen=True)
+class Stored:
+    "An index that was built."
+
+    digest: str  # Of documents, recipe and embedder
+    where: str  # "files" or "postgresql"
+    meta: Meta | None = field(default=None, repr=False)  # What it was made from; None when that cannot be read
+    bytes: int = 0  # On disk
+    broken: str = ""  # Why it cannot be used
+
+
+def list_indexes(
+    settings: Settings,  # Where indexes are kept
+) -> list[Stored]:
+    "All indexes of a project; raises `RunError` when a server is named that cannot be reached."
+    found = [_stored(path) for path in sorted((settings.state / "index").glob("*")) if path.is_dir() and ".making-" not in path.name]
+    if settings.vectors:
+        with _server(settings.vectors).connection() as connection:
+            tables.make_catalogue(connection)
+            found += [Stored(name, "postgresql", _read_meta(raw, name), size) for name, raw, size in tables.listed(connection)]
+    return found
+
+
+def _stored(path: Path) -> Stored:
+    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    try:
+        meta = read_meta(path, Meta)
+    except DataError as error:
+        return Stored(path.name, "files", None, size, str(error))
+    return Stored(meta.digest, "files", meta, size)
+
+# %% ../nbs/44_postgres.ipynb #52adfe1c
+def find_index(
+    name: str,  # The beginning of its digest, four digits at least
+    settings: Settings,  # Where indexes are kept
+    embedder: Embedder | None = None,  # The one that made it, for changes that bring new text
+) -> FileIndex | PostgresIndex:
+    "An index by its name, every byte of it checked; raises `ConfigurationError` for a name that is none or several's, `DataError` for one that is damaged."
+    known = list_indexes(settings)
+    found = [one for one in known if len(name) >= 4 and one.digest.startswith(name)]
+    if len({one.digest for one in found}) > 1:
+        raise ConfigurationError(f"{len(found)} indexes begin with {name!r}: {', '.join(short(one.digest) for one in found)}. Write more of the digest.")
+    if not found:
+        raise ConfigurationError(unknown("index", name, [short(one.digest) for one in known], "Names are the beginnings of digests; `llmops index list` shows them."))
+    if found[0].broken:
+        raise DataError(f"The index {short(found[0].digest)} cannot be used: {found[0].broken}. Build it again.")
+    if found[0].where == "files":
+        return open_saved(settings.state / "index" / found[0].digest[:16], embedder)
+    server = _server(settings.vectors)
+    with server.connection() as connection:
+        return PostgresIndex(server, tables.number_of(connection, found[0].digest), embedder, "loaded")
