@@ -44,9 +44,8 @@ def missing_texts(stages: Any, retrievals: Sequence[Retrieval]) -> dict[str, lis
     for recipe in dict.fromkeys(r.recipe for r in retrievals):
         if recipe.embedder:
             held = stages.embedder_named(recipe.embedder).inside
-            counter = (held.count if getattr(recipe, "tokens", "approximate") == "embedder" else None) or approximate_tokens
-            chunker = getattr(recipe, "chunker", "structure")
-            chunks = (c for document in stages.corpus.documents for c in cut(document, chunker, recipe.chunk_size, recipe.overlap, counter))
+            counter = (held.count if recipe.tokens == "embedder" else None) or approximate_tokens
+            chunks = (c for document in stages.corpus.documents for c in cut(document, recipe.chunker, recipe.chunk_size, recipe.overlap, counter))
             wanted.setdefault(recipe.embedder, {}).update(dict.fromkeys(in_context(c) for c in chunks if body_of(c).strip()))
     return {name: unknown_texts(stages.embedder_named(name).inside, list(texts)) for name, texts in wanted.items()}
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmops_nb.paired import holm
+from llmops_nb.stats import ENOUGH
 
 FLIPS, LEVELS, BINS = 1999, 12, 4  # Random signs; values of a parameter that stand alone; groups into which more are put
 
@@ -86,9 +87,10 @@ def effects(table: Any, settings: Sequence[Mapping[str, Any]], sources: Sequence
     if len(settings) < 3 or not names or table.shape[1] < 2:
         return [], []
     columns = {name: _columns(levels([s[name] for s in settings])) for name in names}
-    number = {source: n for n, source in enumerate(dict.fromkeys(sources))}
+    keys: Sequence[Any] = sources if len(set(sources)) >= ENOUGH else range(len(sources))  # Too few sources tell nothing, as elsewhere
+    number = {source: n for n, source in enumerate(dict.fromkeys(keys))}
     sums = np.zeros((len(settings), len(number)))
-    np.add.at(sums.T, [number[s] for s in sources], table.T)
+    np.add.at(sums.T, [number[s] for s in keys], table.T)
     means = table.mean(axis=1)
     whole = float(np.square(means - means.mean()).sum())
     signs = np.random.default_rng(seed).choice([-1.0, 1.0], (FLIPS, len(number)))
@@ -100,6 +102,8 @@ def effects(table: Any, settings: Sequence[Mapping[str, Any]], sources: Sequence
             return Part(which, 0.0, None, 0)
         seen = beyond @ sums
         real = float(np.square(seen.sum(axis=1)).sum())
+        if real <= 1e-12 * float(np.square(sums).sum()):
+            return Part(which, 0.0, 1.0, freedom)
         drawn = np.square(signs @ seen.T).sum(axis=1)
         p = (int((drawn >= real * (1 - 1e-9)).sum()) + 1) / (FLIPS + 1)
         return Part(which, float(np.square(beyond @ means).sum()) / whole, p, freedom)

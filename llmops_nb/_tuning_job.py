@@ -221,9 +221,9 @@ def choose(job: Conductor, retrieval: Callable[[Any], Retrieval]) -> None:
     usual = job.lines.scores(first.id, plan.split, plan.objective)
     pairs = {c.id: paired_scores(usual, job.lines.scores(c.id, plan.split, plan.objective), sources) for c in others}
     adjusted = dict(zip(pairs, holm([found.p for found in pairs.values()]), strict=True))
-    labels = {c.id: c.label for c in others}
+    labels, labelled = {c.id: c.label for c in others}, {c.id: c for c in others}
     verdicts = {id: judged(plan.objective, found, adjusted[id], len(pairs), ("the app as it is", labels[id])) for id, found in pairs.items()}
-    better = sorted((id for id, v in verdicts.items() if v.outcome == "better"), key=lambda id: -(pairs[id].difference or 0.0))
+    better = sorted((id for id, v in verdicts.items() if v.outcome == "better"), key=lambda id: (-round(pairs[id].difference or 0.0, 12), _unlike(first, labelled[id]), info.sizes.get(id) or 0))
     if not better:
         job.keep(verdicts=verdicts, winner="", confirmation=None, outcome="no difference", verdict=_nothing(verdicts, pairs, labels))
         return
@@ -243,6 +243,11 @@ def choose(job: Conductor, retrieval: Callable[[Any], Retrieval]) -> None:
     outcome = "confirmed" if last.outcome == "better" else "not confirmed"
     said = "wins and is confirmed" if outcome == "confirmed" else "was ahead, but is not confirmed"
     job.keep(confirmation=last, outcome=outcome, verdict=f"{winner} {said}. Chosen on {plan.split}: {verdicts[winner].sentence} On {plan.confirm}, looked at once: {last.sentence}{also}")
+
+
+def _unlike(first: Any, cell: Any) -> int:
+    """How many values a setting changes: of equals, the one that changes least wins."""
+    return sum(first.values.get(name, first) != value for name, value in cell.values.items())
 
 
 def run_all(place: Path, info: Any, settings: Any, stages: Any, progress: bool) -> None:

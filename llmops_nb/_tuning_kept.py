@@ -12,7 +12,8 @@ from typing import Any
 from llmops_nb.core import Retriever, to_json
 from llmops_nb.documents import Corpus
 from llmops_nb.embedding import open_embedder
-from llmops_nb.index import Recipe, build_index
+from llmops_nb.index import Recipe
+from llmops_nb.postgres import open_index
 from llmops_nb.queries import open_asking, open_reranker
 from llmops_nb.retrieve import Retrieval
 from llmops_nb.settings import Settings
@@ -127,7 +128,7 @@ class Parts:
         if recipe not in self._indexes:
             self.counts["indexes"] += 1
             vectors = self.embedder_named(recipe.embedder).inside if recipe.embedder else None
-            made = build_index(self.corpus, recipe, vectors, self.settings.state, self.progress)
+            made = open_index(self.corpus, recipe, vectors, self.settings, self.progress)
             self._indexes[recipe] = KeptIndex(made, self.now, self.counts)
         return self._indexes[recipe]
 

@@ -30,3 +30,6 @@ from . import chunk_commands as chunk_commands
 
 # %% ../nbs/99_commands.ipynb #c0ffee93
 from . import index_commands as index_commands
+
+# %% ../nbs/99_commands.ipynb #c0ffee91
+from . import tune_commands as tune_commands

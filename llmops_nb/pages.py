@@ -18,7 +18,7 @@ from .core import to_json
 PACKAGE = Path(str(files("llmops_nb")))  # Where templates and scripts lie
 
 # %% auto #0
-__all__ = ['PACKAGE', 'pack', 'policy', 'joined', 'style_of', 'script_of', 'document']
+__all__ = ['PACKAGE', 'LIKE', 'pack', 'policy', 'joined', 'style_of', 'script_of', 'document']
 
 # %% ../nbs/65_pages.ipynb #363d1b7e
 def pack(
@@ -40,6 +40,9 @@ def policy(
     return "; ".join(f"{name} {value}" for name, value in rules.items())
 
 # %% ../nbs/65_pages.ipynb #4c8dce22
+LIKE = {"tuning": "sweep"}  # Kinds that look and behave like another, and add a style of their own
+
+
 def joined(
     names: Sequence[str],  # Files of the package, in order
 ) -> str:
@@ -48,22 +51,23 @@ def joined(
 
 
 def style_of(
-    kind: str,  # "run", "comparison" or "sweep"
+    kind: str,  # "run", "comparison", "sweep" or "tuning"
 ) -> str:
     "The style sheet of one kind of report."
-    return joined(["templates/report/report.css", f"templates/report/{kind}.css"])
+    kinds = [LIKE[kind], kind] if kind in LIKE else [kind]
+    return joined(["templates/report/report.css", *(f"templates/report/{name}.css" for name in kinds)])
 
 
 def script_of(
-    kind: str,  # "run", "comparison" or "sweep"
+    kind: str,  # "run", "comparison", "sweep" or "tuning"
 ) -> str:
     "The script of one kind of report."
     own = ["static/report_sources.js"] if kind == "run" else []
-    return joined(["static/report_shared.js", *own, f"static/report_{kind}.js"])
+    return joined(["static/report_shared.js", *own, f"static/report_{LIKE.get(kind, kind)}.js"])
 
 # %% ../nbs/65_pages.ipynb #4ee5aeb3
 def document(
-    kind: str,  # "run", "comparison" or "sweep"
+    kind: str,  # "run", "comparison", "sweep" or "tuning"
     data: Any,  # What the script shows: anything that is JSON
     **values: Any,  # What the template shows
 ) -> str:  # A whole HTML document

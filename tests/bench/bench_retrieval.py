@@ -62,7 +62,7 @@ def load(name: str, split: Any = lambda query: "dev") -> tuple[Corpus, GoldenSet
 
 
 def section(**values: Any) -> Retrieval:
-    return Retrieval(**{"mode": "fused", "query_prefix": PREFIX, "chunk_size": WHOLE, "top_k": DEEP, "depth": 100, "rrf_k": 10, **values})
+    return Retrieval(**{"mode": "fused", "chunk_size": WHOLE, "top_k": DEEP, "depth": 100, "rrf_k": 10, **values})
 
 
 def settings_of() -> Settings:
@@ -79,7 +79,7 @@ def tuned(corpus: Corpus, golden: GoldenSet, stages: Stages, settings: Settings,
         (here / "golden").mkdir()
         save_golden(golden, here / "golden" / "scifact.jsonl")
         (here / "answer.md").write_text("---\nvariables: {question: str, passages: list}\n---\n[user]\n{{ passages }} {{ question }}\n")
-        first = {key: value for key, value in asdict(section()).items() if key in ("mode", "query_prefix", "chunk_size", "top_k", "depth", "rrf_k")}
+        first = {key: value for key, value in asdict(section()).items() if key in ("mode", "chunk_size", "top_k", "depth", "rrf_k")}
         (here / "app.yaml").write_text(json.dumps({"name": "scifact", "prompt": "answer.md", "corpus": {"folder": "docs"}, "retrieval": first}))
         plan = TunePlan(app=str(here), sampler="list", cells=tuple(cells), objective="ndcg@10", measures=("recall@10",), k=DEEP, **more)
         return tune(plan, replace(settings, root=Path(name), reports=Path(name) / "reports"), progress=sys.stderr.isatty(), stages=stages)
@@ -88,10 +88,11 @@ def tuned(corpus: Corpus, golden: GoldenSet, stages: Stages, settings: Settings,
 def candidates() -> list[dict[str, Any]]:
     "What is tried on the train queries."
     found: list[dict[str, Any]] = []
-    for size in (WHOLE, 120):
-        found += [{"chunk_size": size, "rrf_k": k, "weight": weight} for k in (5, 10, 20, 60) for weight in (0.3, 0.4, 0.5, 0.6, 0.7)]
-        found += [{"chunk_size": size, "fusion": "convex", "weight": weight} for weight in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)]
-    return [cell for cell in found if cell != {"chunk_size": WHOLE, "rrf_k": 10, "weight": 0.5}]
+    for size, prefix in ((WHOLE, ""), (WHOLE, PREFIX), (120, ""), (120, PREFIX)):
+        shared = {"chunk_size": size, "query_prefix": prefix}
+        found += [{**shared, "fusion": "rrf", "rrf_k": k, "weight": weight} for k in (5, 10, 20, 60) for weight in (0.3, 0.5, 0.7)]
+        found += [{**shared, "fusion": "convex", "rrf_k": 10, "weight": weight} for weight in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)]
+    return found
 
 
 def four_and_twenty() -> list[Retrieval]:
