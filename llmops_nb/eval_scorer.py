@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ._eval_scorer_sources import sourced
 from .core import Answer, ConfigurationError, RunError, unknown
 from .evals import Run, now
 from .figures import is_number, quantity
@@ -256,9 +257,8 @@ def clipped(
 
 
 def _reply(answer: Answer) -> dict[str, Any]:
-    "An answer with the passages it was given, best first."
-    passages = [f"[{n}] {p.chunk.heading or p.chunk.id}\n{clipped(p.chunk.text, 2000)}" for n, p in enumerate(answer.passages[:10], 1)]
-    return {"text": clipped(answer.text), "passages": passages}
+    "An answer with the passages it was given, best first, and where its sentences stand in them."
+    return {"text": clipped(answer.text), **sourced(answer)}
 
 
 def shown(

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import browsing
 import pytest
+from browsing import Opener, until
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,13 +22,17 @@ from llmops_nb.attribution import given as handed
 from llmops_nb.cache import Cache, cached
 from llmops_nb.commands import main
 from llmops_nb.core import Answer, Chunk, Citation, ConfigurationError, DataError, Item, Message, ModelError, Passage, Score, to_json
-from llmops_nb.evals import RunInfo
+from llmops_nb.eval_scorer import EvalScorer
+from llmops_nb.evals import RunInfo, open_run
 from llmops_nb.groundedness import support
 from llmops_nb.lineage import chunk_seen
 from llmops_nb.metrics import Record
 from llmops_nb.models import EchoModel, Wrapped
 from llmops_nb.prompts import parse_prompt
 from llmops_nb.settings import Settings, load_settings
+from llmops_nb.widgets import drawing
+
+opened = browsing.opened  # The browser, as a fixture
 
 HOSTILE = "<img src=x onerror=alert(1)> seven hills </td><script>alert(2)</script>"
 
@@ -283,3 +289,31 @@ def test_who_saw_a_chunk_on_the_command_line(project: Settings, monkeypatch: pyt
     assert "The first of 2 answers" in ask("a.md", "--limit", "1").output and "q1" in ask("bbbbbb").output
     assert ask("nobody").exit_code == 0 and "given to no answer" in ask("nobody").output
     assert ask(" ").exit_code == 1 and "Which chunk?" in ask(" ").output
+
+
+# In the EvalScorer
+
+
+@pytest.mark.browser
+def test_passages_of_a_widget_are_drawn_as_text(tmp_path: Path, opened: Opener) -> None:
+    poison = "<script>window.__pwned = 1</script><img src=x onerror='window.__pwned = 1'>"
+    found = (passage(f"{poison} A break terminates the loop.", start=40),)
+    answer = Answer("A break terminates the loop. <b>Cheese</b> grows on trees [9].", passages=found, citations=(Citation(9, ""),))
+    wrote(load_settings(tmp_path), "r1", to_json(Record(Item("w", "When?"), answer)) + b"\n")
+    scorer = EvalScorer(open_run(tmp_path / "reports" / "app" / "r1"), rater="ann")
+    plain = lambda value: json.dumps(value).replace("</", "<\\/")  # noqa: E731
+    (tmp_path / "widget.html").write_text(f"""<!doctype html><meta charset=utf-8><div id=root></div><script type=module>
+const view = {plain(scorer.snapshot())};
+const {{ default: made }} = await import("data:text/javascript," + encodeURIComponent({plain(drawing("eval_scorer", "js"))}));
+made.render({{ model: {{ get: () => view, on() {{}}, off() {{}}, send() {{}} }}, el: document.getElementById("root") }});
+document.querySelectorAll("details").forEach((one) => (one.open = true));
+window.drawn = true;
+</script>""")
+    with opened(tmp_path / "widget.html", wait=False) as seen:
+        until(seen.page, "window.drawn")
+        assert seen.page.evaluate("[...document.querySelectorAll('.es-said')].map((one) => one.textContent)") == ["A break terminates the loop"]
+        assert found[0].chunk.text in seen.page.evaluate("document.querySelector('.es-passages').textContent")
+        shown = seen.page.evaluate("document.querySelector('.es-sentences').textContent")
+        assert "passage 1" in shown and "no passage" in shown and "[9]" in shown
+        seen.page.wait_for_timeout(200)
+        assert seen.page.evaluate("window.__pwned") is None and seen.messages == [] and seen.dialogs == []

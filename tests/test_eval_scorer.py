@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from lab import browser_page, dark, idle, lab, menu, needs_chromium, notebook, shot
 
-from llmops_nb.core import Answer, ConfigurationError, Item, RunError, Score, to_json
+from llmops_nb.app import citations
+from llmops_nb.core import Answer, Chunk, ConfigurationError, Item, Passage, RunError, Score, to_json
 from llmops_nb.eval_scorer import EvalScorer, turns_of
 from llmops_nb.evals import Run, RunInfo, open_run
 from llmops_nb.labels import Label, read_labels, read_lines
@@ -356,3 +357,29 @@ def test_what_cannot_be_scored_is_said(tmp_path: Path, run: Run, rubric: Rubric)
     (failed.directory / "records.jsonl").write_bytes(to_json(Record(Item("w", "q?"), None, (), Failure("ModelError", "server", "x"))) + b"\n")
     with pytest.raises(RunError, match="nothing to judge"):
         EvalScorer(failed, rubric, rater="ann")
+
+
+def with_passages(directory: Path, text: str, *passages: str) -> EvalScorer:
+    "A scorer of one answer that was given some passages."
+    directory.mkdir(parents=True)
+    found = tuple(Passage(Chunk(f"d#{n}", "d", words, 50, 50 + len(words), f"Heading {n}"), 1.0) for n, words in enumerate(passages, start=1))
+    answer = Answer(text, "secret-model", passages=found, citations=citations(text, found))
+    (directory / "records.jsonl").write_bytes(to_json(Record(Item("w", "When?", "Then."), answer)) + b"\n")
+    (directory / "run.json").write_bytes(to_json(RunInfo("r", "pydocs", "finished", items=1)))
+    return EvalScorer(open_run(directory), rater="ann")
+
+
+def test_passages_show_the_words_that_an_answer_uses_and_no_verdict(tmp_path: Path) -> None:
+    loop, other = "🦊 A break terminates the loop without executing the else clause.", "Names are resolved in the enclosing scope."
+    said = with_passages(tmp_path / "run", "🦊 A break terminates the loop. It was invented in 1989 [7].", other, loop).body()["turn"]["answers"][0]
+    assert [(one["text"], one["where"]) for one in said["sentences"]] == [("🦊 A break terminates the loop.", "passage 2"), ("It was invented in 1989 [7].", "no passage")]
+    assert said["passages"][0]["parts"] == [[other, False]]
+    assert said["passages"][1]["parts"] == [["🦊 ", False], ["A break terminates the loop", True], [" without executing the else clause.", False]]
+    assert "[7]" in said["lost"] and "support" not in json.dumps(said)
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_passages_come_whole_or_cut_and_soon(tmp_path: Path, text: str) -> None:
+    said = with_passages(tmp_path / "run", text, text, "").body()["turn"]["answers"][0]
+    shown = "".join(words for words, _ in said["passages"][0]["parts"])
+    assert shown == text[:2000] and said["passages"][0]["rest"] == max(0, len(text) - 2000)

@@ -3,6 +3,15 @@
 // What a text is: words of anybody, shown as they are; a long one scrolls inside its own box.
 const prose = (text, label, key) => h("div", { class: "words scroll", tabindex: "0", "data-keep": `${label} ${key}`, role: "group", "aria-label": label }, text || h("span", { class: "soft" }, "(empty)"));
 
+// The passages an answer was given: which one each sentence stands on, then their texts with the words it uses underlined.
+// Whose words they are is no verdict, so nothing here says whether the answer is right.
+function passages(answer, key) {
+  const sentences = answer.sentences.map((one) => h("li", {}, h("span", { class: "es-sentence" }, one.text), h("span", { class: "chip" }, one.where)));
+  const texts = answer.passages.map((passage) => h("p", {}, h("b", {}, passage.title), "\n", passage.parts.map(([text, said]) => (said ? h("span", { class: "es-said" }, text) : text)), passage.rest ? ` … (${passage.rest} characters more)` : ""));
+  return h("div", { class: "words scroll es-passages", tabindex: "0", "data-keep": `Passages of ${answer.title} ${key}`, role: "group", "aria-label": `Passages of ${answer.title}` },
+    sentences.length ? h("ul", { class: "es-sentences", "aria-label": "Whose words each sentence uses" }, sentences) : null, answer.lost ? h("p", { class: "soft" }, answer.lost) : null, texts);
+}
+
 function scored(body, tools) {
   const { send } = tools;
   const turn = body.turn;
@@ -35,7 +44,7 @@ function scored(body, tools) {
   return [
     h("div", { class: "es-question" }, h("p", { class: "soft" }, `Question ${turn.count}`, turn.skipped ? " · skipped" : ""), h("h3", { class: "words", "data-keep": `question ${turn.turn}` }, turn.question)),
     h("div", { class: "es-answers", "data-pair": body.pairs ? "yes" : null }, turn.answers.map((answer) => h("article", {}, h("h4", { class: "soft" }, answer.title), prose(answer.text, answer.title, turn.turn),
-      answer.passages.length ? h("details", { "data-keep": `passages ${answer.title}` }, h("summary", {}, `${answer.passages.length} passages it was given`), prose(answer.passages.join("\n\n"), `Passages of ${answer.title}`, turn.turn)) : null))),
+      answer.passages.length ? h("details", { "data-keep": `passages ${answer.title}` }, h("summary", {}, `${answer.passages.length} passages it was given`), passages(answer, turn.turn)) : null))),
     turn.expected ? h("details", { "data-keep": "expected" }, h("summary", {}, "A good answer, from the golden set"), h("div", { class: "words es-expected", "data-keep": `expected ${turn.turn}` }, turn.expected)) : null,
     h("div", { class: "es-criteria" }, criteria),
     box,
