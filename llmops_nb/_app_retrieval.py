@@ -11,7 +11,10 @@ from . import trace
 from .collections import open_collection
 from .core import ConfigurationError, Passage, Usage, to_json, unknown
 from .documents import Corpus, load_corpus
+from .filters import Columns, read_filter
+from .prompts import load_prompt
 from .retrieve import Retrieval
+from .rubrics import load_rubric
 from .settings import Settings
 from .store import digest, short
 
@@ -48,6 +51,19 @@ def corpus_of(spec: Mapping[str, Any], root: Path, settings: Settings) -> Corpus
         if not isinstance(value, str) or not value:
             raise ConfigurationError(f"corpus: {key} must be text, not {value!r}.")
     return open_collection(spec["collection"], settings).corpus(spec.get("label", "production"))
+
+
+def check_filter(retrieval: Retrieval, corpus: Corpus) -> None:
+    "Raise `ConfigurationError` for a filter over fields that no document has, before an index is built."
+    if retrieval.where:
+        read_filter(retrieval.where, Columns.of([document.metadata for document in corpus.documents]).names)
+
+
+def files_of(retrieval: Retrieval, root: Path) -> tuple[str, ...]:
+    "The texts of the files that retrieval names, so that it can be made again."
+    prompt = [load_prompt(root / retrieval.rewrite_prompt).content] if retrieval.rewrite and retrieval.rewrite_prompt else []
+    rubric = [load_rubric(root / retrieval.rubric).text] if retrieval.rerank and retrieval.rubric else []
+    return (*prompt, *rubric)
 
 
 def observed(passages: Sequence[Passage], filters: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:

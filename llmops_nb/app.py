@@ -164,6 +164,7 @@ class App:
     guards: tuple[Guard, ...] = field(default=(), repr=False)  # What looks at the question
     recipe: str = ""  # Digest of the index: corpus, chunks, embedder, re-ranker
     examples: ExampleSet | None = field(default=None, repr=False)  # What few-shot examples are chosen from
+    files: tuple[str, ...] = field(default=(), repr=False)  # Texts of the files that retrieval names: prompt, rubric
     choose: Callable[[str], Sequence[Example]] | None = field(default=None, repr=False)  # What chooses them
 
     @property
@@ -310,7 +311,7 @@ def abstains(
 # %% ../nbs/48_app.ipynb #b3b0bf62
 def _provenance(app: App) -> Provenance:
     "The version of every part, and what it is made of."
-    shots, contents = app.definition.fewshots, [app.prompt.content, to_json(app.definition).decode()]
+    shots, contents = app.definition.fewshots, [app.prompt.content, to_json(app.definition).decode(), *app.files]
     said = options(replace(app.definition.model, repeat=0), app.prompt.model)
     parts = {"prompt": app.prompt.digest, "model": digest([app.model.digest, said]), "index": app.recipe, "corpus": app.corpus.digest if app.corpus else ""}
     kept: dict[str, Any] = {"retrieval": retrieval_of.version_of(app.definition.retrieval), "abstain": app.definition.abstain, "longest_question": app.definition.longest_question}
@@ -372,6 +373,7 @@ def open_retriever(
     root: Path = Path(),  # The directory that files named in it are relative to
 ) -> tuple[Retriever, str]:  # The retriever, and the digest of all that decides what it finds
     "The retriever of an application, its index built when it is missing."
+    retrieval_of.check_filter(retrieval, corpus)
     recipe = retrieval.recipe
     around, worded_by = open_asking(retrieval, settings, root)
     ranker = open_reranker(retrieval, settings, root)
@@ -454,5 +456,6 @@ def load_app(
         app = replace(app, examples=examples, choose=chooser(examples, shots.how, shots.k, vectors))
     if corpus is None:
         return app
-    retriever, recipe = open_retriever(definition.retrieval, corpus, settings, _file(path).parent)
-    return replace(app, corpus=corpus, retriever=retriever, recipe=recipe)
+    root = _file(path).parent
+    retriever, recipe = open_retriever(definition.retrieval, corpus, settings, root)
+    return replace(app, corpus=corpus, retriever=retriever, recipe=recipe, files=retrieval_of.files_of(definition.retrieval, root))

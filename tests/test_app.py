@@ -211,6 +211,10 @@ def test_a_caller_narrows_what_the_application_lets_through(manual: Path) -> Non
         app(question, {"tennant": "acme"})
     with pytest.raises(ConfigurationError, match="field to filter by named 'stage'"):
         of_tenants(manual, where={"stage": 1})
+    with pytest.raises(ConfigurationError, match="no field to filter by"):
+        load_app(manual, where={"tenant": "acme"}, chunk_size=33)
+    made = {json.loads(path.read_bytes())["recipe"]["chunk_size"] for path in (load_settings(manual).state / "index").glob("*/meta.json")}
+    assert made == {40}, "a filter that cannot be is refused before an index is built"
 
 
 def test_a_trace_tells_scores_and_fields_but_no_values(manual: Path, tmp_path: Path) -> None:
@@ -232,6 +236,8 @@ def test_provenance_covers_all_that_decides_what_is_found(manual: Path) -> None:
     made = [load_app(manual, **change) for change in changes]  # type: ignore[arg-type]
     assert len({app.digest for app in made}) == len(made)
     assert made[0].digest == load_app(manual, fusion="rrf", merge=False, where={}).digest, "what is said by default is no other version"
+    kept = "".join(load_app(manual, rewrite="rewrite", rewrite_prompt="own.md", rerank="echo", rubric="rubric.md").provenance.contents)
+    assert (manual / "own.md").read_text() in kept and (manual / "rubric.md").read_text() in kept
     before = {name: load_app(manual, **change).recipe for name, change in (("own", changes[5]), ("rubric", changes[10]))}  # type: ignore[arg-type]
     (manual / "own.md").write_text("---\nvariables: {question: str}\nschema: {type: object, properties: {q: {type: string}}}\n---\nQ: {{ question }}")
     (manual / "rubric.md").write_text("---\ntask: x\ncriteria:\n- name: relevance\n  question: Very good?\n  scale: {0: bad, 1: good}\n---\n")
