@@ -16,7 +16,7 @@ from llmops_nb.documents import Corpus, from_mapping
 from llmops_nb.embedding import open_embedder
 from llmops_nb.filters import matches, read_filter
 from llmops_nb.index import Recipe, build_index
-from llmops_nb.retrieve import Retrieval, bm25, build_retriever, convex, dense, diverse, expanded, fused, merged, mmr, narrowed, reranked, rrf, whole
+from llmops_nb.retrieve import Retrieval, bm25, build_retriever, convex, dense, diverse, expanded, fused, gathered, merged, mmr, narrowed, reranked, rrf, whole
 from llmops_nb.settings import load_settings
 from llmops_nb.store import digest
 
@@ -633,3 +633,16 @@ def test_the_real_embedder_is_asked_for_what_it_reads(tmp_path, caplog):
     caplog.clear()
     dense(made, near, "Represent this: ")("while " * 500, 1)
     assert not caplog.text
+
+
+@pytest.mark.parametrize("fusion", ["rrf", "convex"])
+def test_the_weight_is_the_share_of_the_search_by_meaning(index, fusion):
+    query = "else clause of the while statement"
+    for weight, alone in ((1.0, dense(index, Letters())), (0.0, bm25(index))):
+        search = build_retriever(Retrieval(embedder="letters", fusion=fusion, weight=weight), index, Letters())
+        assert ids(search(query, 5)) == ids(alone(query, 5))
+
+
+def test_of_two_scores_of_one_stage_the_larger_is_told():
+    found = gathered([[passage("a", 0.5, s=0.5)], [passage("a", 0.9, s=0.9, t=0.1)], [passage("a", 0.2, s=0.2)]])
+    assert found["a"].scores == {"s": 0.9, "t": 0.1}
