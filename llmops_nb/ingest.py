@@ -26,7 +26,7 @@ from .collections import open_collection as open_collection
 from .core import ConfigurationError, DataError, Document, LLMOpsError, MissingExtra, RunError, build, from_json, to_json, unknown
 from .duplicates import near_copies, normalised, sketch
 from .formats import ParseLimits
-from .policies import Policy, SourceRules, apply_policy, check_source_rules, read_policy, seconds_of
+from .policies import Policy, SourceRules, apply_policy, check_source_rules, read_policy, seconds_of, whole_text
 from .settings import Settings
 from .sources import Entry, open_source, read_entry
 from .store import Journal, digest, write_atomic
@@ -150,14 +150,14 @@ def why_read(
     parser: str,  # Identity of what would read it
     policy: str,  # Identity of the rules that would judge it
 ) -> str:  # "" when it need not be read
-    "Why an entry must be read: new, changed, unknown, parser or policy."
+    "Why an entry must be read: new, changed, parser, policy, or unknown where no fingerprint tells."
     if old is None:
         return "new"
     if old.policy != policy:
         return "policy"
     if old.parser not in ("", parser):
         return "parser"
-    if not entry.fingerprint:
+    if not entry.fingerprint or not old.fingerprint:
         return "unknown"
     return "" if entry.fingerprint == old.fingerprint else "changed"
 
@@ -188,7 +188,9 @@ def _look(desk: _Desk, source: PlannedSource, entry: Entry, old: Standing | None
     if old and (old.content, old.policy, old.parser) == (row.content, row.policy, row.parser):
         return replace(old, fingerprint=entry.fingerprint, stale="")
     try:
-        return _judged(desk, source, replace(entry, read=lambda: content), row, isinstance(content, Document))
+        judged = _judged(desk, source, replace(entry, read=lambda: content), row, isinstance(content, Document))
+        to_json(judged)  # What cannot be written down is refused here, not when others wait
+        return judged
     except (ConfigurationError, MissingExtra, RunError):
         raise
     except Exception as error:  # Whatever a file does to a parser, the others go on
@@ -197,7 +199,7 @@ def _look(desk: _Desk, source: PlannedSource, entry: Entry, old: Standing | None
 
 def _words(error: Exception) -> str:
     "An error in one line; the name of its kind when it says nothing or was not raised on purpose."
-    said = " ".join(str(error).split())[:500]
+    said = whole_text(" ".join(str(error).split()))[:500]
     return said if said and isinstance(error, (LLMOpsError, OSError)) else f"{type(error).__name__}: {said}".rstrip(": ")
 
 # %% ../nbs/41_ingest.ipynb #41b00014
@@ -214,7 +216,7 @@ def _judged(desk: _Desk, source: PlannedSource, entry: Entry, row: Standing, rea
     if judged.document is None:
         return replace(row, outcome="quarantined", reason=judged.reason, notes=notes)
     kept = judged.document
-    text = desk.collection.texts.put(kept.text.encode("utf-8", "surrogatepass"))
+    text = desk.collection.texts.put(kept.text)
     record = Record(row.id, text, kept.title, kept.metadata, len(kept.text), row.source, row.fingerprint, row.parser, row.policy)
     return replace(row, notes=notes, record=record, words=digest(normalised(kept.text)), sketch=base64.b64encode(sketch(kept.text)).decode())
 
@@ -284,6 +286,7 @@ def _list(plan: IngestPlan, known: Mapping[tuple[str, str], Standing], accept_de
         name, ids = planned.rules.source, set[str]()
         try:
             for entry in open_source(planned.spec, plan.root).entries():
+                entry = replace(entry, id=whole_text(entry.id), uri=whole_text(entry.uri))  # File names can be bytes that are no text
                 (found.twice if entry.id in ids else found.entries).append((planned, entry))
                 ids.add(entry.id)
         except (ConfigurationError, MissingExtra):
@@ -370,7 +373,7 @@ def _finish(plan: IngestPlan, collection: Collection, listed: _Listed, known: Ma
     kept += [replace(row, stale=listed.failed[row.source]) for key, row in rows.items() if key not in here and row.source in listed.failed and row.source in place]
     kept += [Standing(s.rules.source, e.id, s.prefix + e.id, e.uri, first=began, seen=began, outcome="forgotten") for s, e in listed.entries if (s.rules.source, e.id) not in rows]
     kept += [Standing(s.rules.source, f"{e.id}#2", s.prefix + e.id, e.uri, first=began, seen=began, outcome="quarantined", reason=f"Source {s.rules.source!r} lists this id twice; the first one counts.") for s, e in listed.twice]
-    read = lambda text: collection.texts.get(text).decode("utf-8", "surrogatepass")  # noqa: E731
+    read = lambda text: collection.texts.get(text).decode()  # noqa: E731
     settled = settle(sorted(kept, key=lambda row: (place[row.source], row.entry)), plan.duplicates, tombstones(collection), read, began)
     records = [row.record for row in settled if row.outcome == "in" and row.record]
     version = before

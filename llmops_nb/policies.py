@@ -21,7 +21,7 @@ from .store import digest
 # %% auto #0
 __all__ = ['TYPES', 'RESERVED', 'read_value', 'iso_date', 'seconds_of', 'FieldRule', 'PersonalData', 'Policy', 'SourceRules',
            'read_policy', 'check_source_rules', 'PatternDetector', 'open_detector', 'detector_digest', 'Judged',
-           'apply_policy']
+           'whole_text', 'apply_policy']
 
 # %% ../nbs/39_policies.ipynb #39b00006
 TYPES = ("text", "number", "yes/no", "date", "list")  # Of a field's values
@@ -324,8 +324,17 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple, set)):
         return [part for part in map(_plain, sorted(value, key=str) if isinstance(value, set) else value) if part is not None]
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    return value if isinstance(value, (str, int, float)) else str(value)
+        return {whole_text(str(k)): _plain(v) for k, v in value.items()}
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return str(value)  # JSON of other programs has no such numbers
+    return value if isinstance(value, (int, float)) else whole_text(str(value))
+
+
+def whole_text(
+    text: str,  # As somebody decoded it
+) -> str:
+    "A text in which halves of characters, which nothing can write as UTF-8, are replaced by U+FFFD."
+    return re.sub(r"[\ud800-\udfff]", "\ufffd", text)
 
 # %% ../nbs/39_policies.ipynb #39b00024
 def _access(policy: Policy, rules: SourceRules, own: dict[str, Any], problems: list[str]) -> None:
@@ -426,7 +435,7 @@ def apply_policy(
 ) -> Judged:
     "A document as the rules let it in, or why they do not."
     problems: list[str] = []
-    claimed = {str(k): v for k, v in ((k, _plain(v)) for k, v in document.metadata.items()) if v is not None}
+    claimed = {whole_text(str(k)): v for k, v in ((k, _plain(v)) for k, v in document.metadata.items()) if v is not None}
     stolen = [name for name in claimed if name in ("source", "uri", "modified", "pages", "pii") and claimed[name] != facts.get(name)]
     notes = [f"its own field {name!r} ({_shown(claimed[name])}) was left out: the name is the library's" for name in stolen]
     own = {k: _plain(v) for k, v in rules.metadata.items()} | {k: v for k, v in claimed.items() if k not in stolen}
@@ -440,7 +449,7 @@ def apply_policy(
         problems.append(f"Nobody can say when it expires: {error}.")
     if policy.retention_from and policy.retention_from not in own and modified is None:
         notes.append(f"without {policy.retention_from!r}: its time begins when it was first seen")
-    text, title = _personal(policy, document, own, problems, notes)
+    text, title = _personal(policy, replace(document, text=whole_text(document.text), title=whole_text(document.title)), own, problems, notes)
     own |= {k: v for k, v in facts.items() if v not in (None, "", [])} | {"source": rules.source}
     own |= {} if expires is None else {"expires": expires}
     return Judged(None if problems else replace(document, text=text, title=title, metadata=dict(sorted(own.items()))), tuple(problems), tuple(notes))
