@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
@@ -32,5 +33,11 @@ def each(function: Callable[[Item], Result], items: Iterable[Item], workers: int
             waiting.add(pool.submit(function, item))
         while waiting:
             collect()
-    finally:
+    except BaseException:  # What is finished is kept all the same
         pool.shutdown(wait=True, cancel_futures=True)
+        with contextlib.suppress(Exception):
+            for future in waiting:
+                if not future.cancelled() and future.exception() is None:
+                    take(future.result())
+        raise
+    pool.shutdown()

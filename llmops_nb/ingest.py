@@ -23,7 +23,7 @@ from ._ingest_words import report_lines
 from ._ingest_work import each
 from .collections import Collection, Record, Standing, Tombstone, add_version, only_writer, tombstones
 from .collections import open_collection as open_collection
-from .core import ConfigurationError, DataError, Document, LLMOpsError, MissingExtra, RunError, build, from_json, to_json, unknown
+from .core import ConfigurationError, Document, LLMOpsError, MissingExtra, RunError, build, from_json, to_json, unknown
 from .duplicates import near_copies, normalised, sketch
 from .formats import ParseLimits
 from .policies import Policy, SourceRules, apply_policy, check_source_rules, read_policy, seconds_of, whole_text
@@ -174,11 +174,12 @@ class _Desk:
 
 def _look(desk: _Desk, source: PlannedSource, entry: Entry, old: Standing | None) -> Standing:
     "Read and judge one entry."
-    name = source.rules.source
-    row = Standing(name, entry.id, source.prefix + entry.id, entry.uri, entry.fingerprint, "", desk.parser, desk.policies[name], first=old.first if old else desk.now, seen=desk.now)
+    row = Standing(source.rules.source, entry.id, source.prefix + entry.id, entry.uri, entry.fingerprint, "", desk.parser, desk.policies[source.rules.source], first=old.first if old else desk.now, seen=desk.now)
     try:
         content = entry.read()
-    except (DataError, OSError) as error:
+    except (ConfigurationError, MissingExtra):
+        raise
+    except Exception as error:  # A file, a server, a database: whatever it is, the others go on
         reason = _words(error)
         if old is not None and old.record is not None:
             return replace(old, stale=f"It could not be read: {reason}")
@@ -193,7 +194,7 @@ def _look(desk: _Desk, source: PlannedSource, entry: Entry, old: Standing | None
         return judged
     except (ConfigurationError, MissingExtra, RunError):
         raise
-    except Exception as error:  # Whatever a file does to a parser, the others go on
+    except Exception as error:
         return replace(row, outcome="quarantined", reason=_words(error))
 
 

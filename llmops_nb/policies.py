@@ -437,7 +437,7 @@ def apply_policy(
     problems: list[str] = []
     claimed = {whole_text(str(k)): v for k, v in ((k, _plain(v)) for k, v in document.metadata.items()) if v is not None}
     stolen = [name for name in claimed if name in ("source", "uri", "modified", "pages", "pii") and claimed[name] != facts.get(name)]
-    notes = [f"its own field {name!r} ({_shown(claimed[name])}) was left out: the name is the library's" for name in stolen]
+    notes = [f"its own field {name!r} was left out: the name is the library's" for name in stolen]
     own = {k: _plain(v) for k, v in rules.metadata.items()} | {k: v for k, v in claimed.items() if k not in stolen}
     _access(policy, rules, own, problems)
     _fields(policy, own, problems)
