@@ -243,7 +243,7 @@ def open_collection(
 def only_writer(
     collection: Collection,  # To be written
     what: str,  # Being done, for others to read: "ingest", "forget"
-) -> Iterator[None]:
+) -> Iterator[bool]:  # Whether the writer before was killed
     "Hold a collection for the time of a `with`; raises `RunError` at once when another process has it."
     from filelock import FileLock, Timeout
 
@@ -255,8 +255,9 @@ def only_writer(
         who = from_json(holder.read_bytes(), dict[str, Any]) if holder.is_file() else {}
         raise RunError(f"Collection {collection.name!r} is being written: {who.get('what', 'a run')} by process {who.get('process', '?')} since {who.get('since', '?')}. Wait for it to end, or stop it.") from None
     try:
+        killed = holder.is_file()
         write_atomic(holder, to_json({"what": what, "process": os.getpid(), "since": now_text()}))
-        yield
+        yield killed
     finally:
         holder.unlink(missing_ok=True)
         lock.release()

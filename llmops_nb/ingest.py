@@ -20,7 +20,7 @@ from typing import Any
 
 from . import formats
 from ._ingest_words import report_lines
-from ._ingest_work import each
+from ._ingest_work import each, identity, safely_written, to_disk
 from .collections import Collection, Record, Standing, Tombstone, add_version, only_writer, tombstones
 from .collections import open_collection as open_collection
 from .core import ConfigurationError, Document, LLMOpsError, MissingExtra, RunError, build, from_json, to_json, unknown
@@ -91,8 +91,7 @@ def read_ingest_plan(
     if not 0 < copies.threshold <= 1:
         raise ConfigurationError(f"{where}, duplicates: threshold is above 0 and at most 1, not {copies.threshold}.")
     sources = tuple(_read_source(spec, number, root, policy, where) for number, spec in enumerate(values["sources"], start=1))
-    twice = [name for name, count in Counter(one.rules.source for one in sources).items() if count > 1]
-    if twice:
+    if twice := [name for name, count in Counter(one.rules.source for one in sources).items() if count > 1]:
         raise ConfigurationError(f"{where}: two sources are named {twice[0]!r}. Give one of them another `name`.")
     plan = IngestPlan(str(values.get("collection", "")), sources, policy, copies, build(ParseLimits, values.get("limits") or {}, f"{where}, limits"), values.get("stale_after", "30d"), root)
     seconds_of(plan.stale_after, f"{where}: stale_after")
@@ -151,10 +150,8 @@ def why_read(
     policy: str,  # Identity of the rules that would judge it
 ) -> str:  # "" when it need not be read
     "Why an entry must be read: new, changed, parser, policy, or unknown where no fingerprint tells."
-    if old is None:
-        return "new"
-    if old.policy != policy:
-        return "policy"
+    if old is None or old.policy != policy:
+        return "policy" if old else "new"
     if old.parser not in ("", parser):
         return "parser"
     if not entry.fingerprint or not old.fingerprint:
@@ -185,7 +182,7 @@ def _look(desk: _Desk, source: PlannedSource, entry: Entry, old: Standing | None
             return replace(old, stale=f"It could not be read: {reason}")
         return replace(row, fingerprint="", outcome="quarantined", reason=reason)
     parser = "" if isinstance(content, Document) else desk.parser
-    row = replace(row, parser=parser, content=digest([digest(content), entry.metadata]))
+    row = replace(row, parser=parser, content=identity(content, entry.metadata))
     if old and (old.content, old.policy, old.parser) == (row.content, row.policy, row.parser):
         return replace(old, fingerprint=entry.fingerprint, stale="")
     try:
@@ -217,7 +214,7 @@ def _judged(desk: _Desk, source: PlannedSource, entry: Entry, row: Standing, rea
     if judged.document is None:
         return replace(row, outcome="quarantined", reason=judged.reason, notes=notes)
     kept = judged.document
-    text = desk.collection.texts.put(kept.text)
+    text = desk.collection.texts.put(kept.text, sync=False)
     record = Record(row.id, text, kept.title, kept.metadata, len(kept.text), row.source, row.fingerprint, row.parser, row.policy)
     return replace(row, notes=notes, record=record, words=digest(normalised(kept.text)), sketch=base64.b64encode(sketch(kept.text)).decode())
 
@@ -231,7 +228,7 @@ def settle(
 ) -> list[Standing]:
     "Who comes in, and why the others do not."
     taken: dict[str, Standing] = {}
-    out: list[Standing] = []
+    out = list[Standing]()
     for row in rows:
         row = replace(row, outcome=row.outcome if row.record is None else "in", reason="" if row.record else row.reason, copy_of="", similarity=0.0)
         if row.id in forgotten:
@@ -295,8 +292,8 @@ def _list(plan: IngestPlan, known: Mapping[tuple[str, str], Standing], accept_de
         except Exception as error:  # A server, a disk, a database: what it holds is not known
             found.failed[name] = _words(error)
             continue
-        had = [row.entry for row in known.values() if row.source == name and row.record is not None]
-        if had and not ids & set(had) and not accept_deletions:
+        had = {row.entry for row in known.values() if row.source == name and row.record is not None}
+        if had and not ids & had and not accept_deletions:
             found.failed[name] = f"It lists none of the {len(had)} documents that it had. If they are really gone, ingest with --accept-deletions."
     return found
 
@@ -315,7 +312,8 @@ def ingest(
     collection, began = Collection(plan.collection, settings), time.time()
     if dry_run:
         return _ingest(plan, collection, began, progress, again, accept_deletions, 0, "")
-    with only_writer(collection, "ingest"):
+    with only_writer(collection, "ingest") as killed:
+        safely_written(collection, killed)
         return _ingest(plan, collection, began, progress, again, accept_deletions, workers or min(8, os.cpu_count() or 1), label)
 
 
@@ -378,6 +376,7 @@ def _finish(plan: IngestPlan, collection: Collection, listed: _Listed, known: Ma
     settled = settle(sorted(kept, key=lambda row: (place[row.source], row.entry)), plan.duplicates, tombstones(collection), read, began)
     records = [row.record for row in settled if row.outcome == "in" and row.record]
     version = before
+    to_disk(bool(reasons))
     if records or before:
         version = add_version(collection, records, "ingest")[0].digest
         if label:

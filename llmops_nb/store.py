@@ -38,6 +38,7 @@ def short(
 def write_atomic(
     path: Path,  # The file to replace; its directory is made when missing
     data: bytes | str,  # Its whole content; text is written as UTF-8
+    sync: bool = True,  # Force it to the disk; False leaves that to the operating system
 ) -> None:
     "Replace a file at once or not at all; raises `RunError` when the disk is full."
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +47,8 @@ def write_atomic(
         with os.fdopen(handle, "wb") as file:
             file.write(data.encode() if isinstance(data, str) else data)
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         os.chmod(name, 0o644)
         os.replace(name, path)
     except OSError as error:
@@ -76,12 +78,13 @@ class Objects:
     def put(
         self,
         data: bytes | str,  # The content
+        sync: bool = True,  # Force it to the disk; False when much is written and forced at once
     ) -> str:  # Its digest
         "Keep a piece of content."
         raw = data.encode() if isinstance(data, str) else data
         name = digest(raw)
         if not self._path(name).exists():
-            write_atomic(self._path(name), raw)
+            write_atomic(self._path(name), raw, sync)
         return name
 
     def get(
