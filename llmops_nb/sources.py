@@ -317,4 +317,5 @@ def open_source(
             raise ConfigurationError(f"{where}: {unknown('key', str(key), known | {kind})}")
     held = {"folder": root / place} if kind == "folder" else {"root": root} if kind == "files" else {"table": root / place} if kind == "table" and isinstance(place, str) else {}
     source: Source = build(_KINDS[kind], {**values, **held}, where)
+    _chooser(getattr(source, "glob", ()), getattr(source, "exclude", ()))  # A pattern that is none is known before anything is read
     return source

@@ -668,6 +668,7 @@ def test_a_plan_names_sources(spec: dict[str, Any], kind: type, tmp_path: Path) 
         ({"sql": "select 1", "table": "a.csv"}, "'table' and 'sql'"),
         ({"git": "https://ann:s3cret@example.org/x"}, "password"),
         ({"table": None}, "must be"),
+        ({"folder": "a", "glob": "[z-a]"}, "cannot be used"),
     ],
 )
 def test_a_plan_that_cannot_be_says_what_is_known(spec: dict[str, Any], reason: str, tmp_path: Path) -> None:
