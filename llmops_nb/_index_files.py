@@ -59,6 +59,24 @@ class _Later(Sequence[Held]):
         return self._all[place]
 
 
+class Vocabulary(Sequence[str]):
+    "The words of an index by number, sorted out when the first of them is looked at."
+
+    def __init__(self, words: Any):
+        self._words = words
+
+    @cached_property
+    def _known(self) -> list[str]:
+        numbers = {} if self._words is None else self._words.vocab_dict
+        return sorted((word for word in numbers if word), key=numbers.__getitem__)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self._known[place]
+
+
 def weigh(bags: Bags) -> Any:
     "BM25 weights of every word in every row, None without any word."
     if not len(bags.flat):
@@ -178,9 +196,8 @@ def _read(path: Path, files: Mapping[str, str], documents: int) -> Parts:
     vectors = None
     if any(name.startswith("vectors") for name in files):
         vectors = VectorIndex.load(path / "vectors", check=False)
-    known = [] if words is None else sorted((word for word in words.vocab_dict if word), key=words.vocab_dict.__getitem__)
     content = Content(_Later(path / "documents.jsonl", documents), _map(path / "chunks.jsonl"), arrays["entries"])
-    return Parts(content, Bags(arrays["words"], arrays["ends"], known), words, vectors, arrays["places"])
+    return Parts(content, Bags(arrays["words"], arrays["ends"], Vocabulary(words)), words, vectors, arrays["places"])
 
 
 def _map(path: Path) -> Any:

@@ -43,9 +43,8 @@ class Chunks(Sequence[Chunk]):
         return len(self._numbers)
 
     def __getitem__(self, place: Any) -> Any:
-        if isinstance(place, slice):
-            return [self.entry(number) for number in self._numbers[place]]
-        return self.entry(self._numbers[place])
+        found = self._numbers[place]
+        return self.entry(found) if isinstance(found, int) else [self.entry(number) for number in found]
 
     def entry(self, number: Any) -> Chunk:
         "The chunk of an entry."
@@ -82,6 +81,9 @@ def fingerprints(documents: Sequence[Document]) -> dict[str, str]:
     return found
 
 
+_PLAIN = {str, bool, type(None)}  # Of these every value is JSON
+
+
 def _not_json(value: Any, where: str = "") -> str:
     "What in a value is not JSON, '' when all of it is."
     if value is None or isinstance(value, (str, bool)):
@@ -90,6 +92,8 @@ def _not_json(value: Any, where: str = "") -> str:
         return "" if abs(value) < 2**63 else f"{where}: the number {str(value)[:20]}… has more than 64 bits"
     if isinstance(value, float):
         return "" if math.isfinite(value) else f"{where}: {value} is no number that JSON knows"
+    if isinstance(value, dict) and all(type(key) is str and type(part) in _PLAIN for key, part in value.items()):
+        return ""
     if isinstance(value, Mapping):
         strange = next((key for key in value if not isinstance(key, str)), None)
         if strange is not None:
@@ -144,7 +148,7 @@ class Content:
     @cached_property
     def chunks(self) -> Chunks:
         "Those that are searched, by row."
-        return Chunks(self.lines, self.starts, self.standing)
+        return Chunks(self.lines, self.starts, self.standing.tolist())
 
     @cached_property
     def numbers(self) -> dict[str, int]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from ._index_files import Parts
@@ -22,16 +24,19 @@ def best(k: int, fetch: Callable[[int], Fetched], chunk: Callable[[Any], Chunk],
         found = fetch(most)
         last = found[-1][1] if exact and len(found) >= most else float("-inf")
         if len(found) < most or len({kind for _, score, kind in found if score > last}) >= k:
-            return _once([(chunk(place), score, kind) for place, score, kind in found], k)
+            return _once(found, k, chunk)
         most *= 4
     return []
 
 
-def _once(found: Sequence[tuple[Chunk, float, Any]], k: int) -> Found:
-    "The k best chunks, one of each kind."
+def _once(found: Fetched, k: int, chunk: Callable[[Any], Chunk]) -> Found:
+    "The k best chunks, one of each kind; of those with one score in the order of their ids."
     kept: dict[Any, tuple[Chunk, float]] = {}
-    for chunk, score, kind in sorted(found, key=lambda one: (-one[1], one[0].id)):
-        kept.setdefault(kind, (chunk, score))
+    for _, tied in groupby(found, key=itemgetter(1)):
+        for one, score, kind in sorted(((chunk(place), score, kind) for place, score, kind in tied), key=lambda row: row[0].id):
+            kept.setdefault(kind, (one, score))
+        if len(kept) >= k:
+            break
     return list(kept.values())[:k]
 
 

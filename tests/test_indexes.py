@@ -254,7 +254,7 @@ DOCUMENTS = st.builds(lambda id, text, metadata: Document(id, text, "", metadata
 STEPS = st.lists(st.one_of(st.lists(DOCUMENTS, max_size=3, unique_by=lambda document: document.id), st.sampled_from(["a", "b", "c", "purge", "compact"])), max_size=6)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(STEPS)
 def test_however_it_came_about_it_is_the_index_of_its_documents(make, steps):
     "Any history of changes: the digest, the rows, the scores of one made from nothing."
@@ -300,7 +300,7 @@ def test_many_threads_get_what_one_gets_while_it_changes(make):
     watchers = [threading.Thread(target=watch) for _ in range(3)]
     for watcher in watchers:
         watcher.start()
-    for _ in range(5):
+    for _ in range(3):
         index.upsert([doc("p1", "A pair."), doc("p2", "The pair of it.")])
         index.delete(["p1", "p2"])
     stop.set()
