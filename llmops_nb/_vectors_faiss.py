@@ -20,9 +20,9 @@ from .core import ConfigurationError, need
 T = TypeVar("T")
 R = TypeVar("R")
 DEPTHS = (10, 30, 100)  # Recall is measured for so many results
-SHARES = (1.0, 0.8, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01)  # … and for filters that keep so much, chosen at random
+SHARES = (1.0, 0.7, 0.5, 0.3, 0.2, 0.14, 0.1, 0.07, 0.05, 0.03, 0.02, 0.01)  # … and for filters that keep so much, chosen at random
 QUERIES = 200  # … over so many queries
-FETCH = {"": 1, "sq8": 2, "pq": 16}  # By quantizer: candidates taken for each result, then scored by the full vectors
+FETCH = {"": 1.0, "sq8": 1.5, "pq": 16.0}  # By quantizer: candidates taken for each result, then scored by the full vectors
 BLOCK = 16_384  # Rows in one task
 
 
@@ -53,9 +53,10 @@ class Matrix:
     "Unit vectors in memory or in a mapped file. Scores are exact, and equal vectors have equal scores."
 
     def __init__(self, rows: Any):
-        self._faiss = need("faiss", "retrieval")
+        faiss = need("faiss", "retrieval")
+        self._swig, self._compare = faiss.swig_ptr, faiss.fvec_inner_products_by_idx
         self.rows = np.ascontiguousarray(rows, dtype=np.float32)
-        self._pointer = self._faiss.swig_ptr(self.rows)
+        self._pointer = self._swig(self.rows)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -67,11 +68,8 @@ class Matrix:
 
     def scores(self, query: Any, rows: Any) -> Any:
         "Inner products of a query with some rows, each computed in the same way, wherever it stands."
-        faiss, found = self._faiss, np.empty(len(rows), np.float32)
-        pointer, threads = faiss.swig_ptr, faiss.omp_get_max_threads()
-        faiss.omp_set_num_threads(1)
-        faiss.fvec_inner_products_by_idx(pointer(found), pointer(query), self._pointer, pointer(rows), self.rows.shape[1], 1, len(rows))
-        faiss.omp_set_num_threads(threads)
+        found, pointer = np.empty(len(rows), np.float32), self._swig
+        self._compare(pointer(found), pointer(query), self._pointer, pointer(rows), self.rows.shape[1], 1, len(rows))
         return found
 
 
@@ -117,7 +115,7 @@ class Asked:
     "A FAISS structure that is asked for candidates."
 
     def __init__(self, index: Any, kind: str):
-        self._faiss, self.index, self.kind = need("faiss", "retrieval"), index, kind
+        self._swig, self.index, self.kind = need("faiss", "retrieval").swig_ptr, index, kind
         self._options: dict[int, Any] = {}
 
     def candidates(self, query: Any, fetch: int, effort: int, selection: Selection | None = None) -> Any:
@@ -126,23 +124,22 @@ class Asked:
             how = selection.options(self.kind, effort)
         else:
             how = self._options.get(effort) or self._options.setdefault(effort, options(self.kind, effort))
-        faiss, rows, scores = self._faiss, np.empty(fetch, np.int64), np.empty(fetch, np.float32)
-        pointer, threads = faiss.swig_ptr, faiss.omp_get_max_threads()
-        faiss.omp_set_num_threads(1)
+        rows, scores, pointer = np.empty(fetch, np.int64), np.empty(fetch, np.float32), self._swig
         self.index.search_c(1, pointer(query), fetch, pointer(scores), pointer(rows), how)
-        faiss.omp_set_num_threads(threads)
         return rows if rows[-1] >= 0 else rows[rows >= 0]
 
 
 class Held:
     "The vectors of an index: those that the structure knows, the structure, and those that came later."
 
-    def __init__(self, main: Matrix, asked: Asked | None, fetch: int, tail: Matrix):
+    def __init__(self, main: Matrix, asked: Asked | None, fetch: float, tail: Matrix):
         self.main, self.asked, self.fetch, self.tail = main, asked, fetch, tail
         self.dimension: int = main.rows.shape[1]
         self.rows: int = len(main) + len(tail)
         self._selections: OrderedDict[int, Selection] = OrderedDict()
         self._lock = threading.Lock()
+        faiss = need("faiss", "retrieval")
+        self._threads, self._set_threads = faiss.omp_get_max_threads, faiss.omp_set_num_threads
 
     def query(self, vector: Any) -> Any:
         "A query as FAISS reads it; raises `ConfigurationError` for one that does not fit."
@@ -175,9 +172,17 @@ class Held:
 
     def search(self, query: Any, k: int, chosen: Selection | None, effort: int | None) -> tuple[Any, Any]:
         "Scores and numbers of the k best; without an effort, or when the structure finds too few, by a scan."
+        before = self._threads()
+        self._set_threads(1)  # For this thread, and only until the answer is there
+        try:
+            return self._search(query, k, chosen, effort)
+        finally:
+            self._set_threads(before)
+
+    def _search(self, query: Any, k: int, chosen: Selection | None, effort: int | None) -> tuple[Any, Any]:
         main, rows = self.main, None
         if effort is not None and self.asked is not None:
-            rows = self.asked.candidates(query, min(self.fetch * k, len(main)), effort, chosen)
+            rows = self.asked.candidates(query, min(math.ceil(self.fetch * k), len(main)), effort, chosen)
             if len(rows) < k and len(rows) < (len(main) if chosen is None else chosen.count - len(chosen.tail)):
                 rows = None
         if rows is None:
@@ -311,7 +316,7 @@ def measure(matrix: Any, index: Any, kind: str, quantizer: str, target: float, s
                 last = step == len(steps) - 1
                 if share < 1 and structure_cost(kind, steps[step], share, rows, lists, matrix.shape[1]) > scan_cost(selection.count, matrix.shape[1]):
                     break
-                hits = _hits(exact, index, kind, FETCH[quantizer] * depth, steps[step], selection if share < 1 else None, queries, own, nearest[:, :depth])
+                hits = _hits(exact, index, kind, math.ceil(FETCH[quantizer] * depth), steps[step], selection if share < 1 else None, queries, own, nearest[:, :depth])
                 recall, low, high = interval(hits)
                 if low >= target or last and share == 1:
                     found.append((share, depth, steps[step], recall, low, high))

@@ -344,7 +344,9 @@ class Columns:
         "Columns from rows of what JSON can hold; raises `DataError` for anything else, and for an `expires` that is no number."
         import numpy as np
 
-        names = sorted({str(name) for row in rows for name in row})
+        names = sorted({name for row in rows for name in row}, key=str)
+        if wrong := [name for name in names if not isinstance(name, str)]:
+            raise DataError(f"Fields of metadata are named by text, not {wrong[0]!r}.")
         return cls({name: _Column.of([row.get(name) for row in rows]) for name in names}, np.array([_expiry(row) for row in rows], np.float64))
 
     @property
