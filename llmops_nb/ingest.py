@@ -436,13 +436,12 @@ class IngestReport:
 # %% ../nbs/41_ingest.ipynb #41b00027
 def _told(collection: Collection, listed: _Listed, rows: Sequence[Standing], reasons: Counter[str], before: str, version: str, began: float) -> IngestReport:
     "The report of a run."
-    old = {r.id: r.content for r in collection.records(before)} if before else {}
-    new = {r.id: r.content for r in collection.records(version)} if version else {}
+    old, new = ({r.id: r.content for r in collection.records(v)} if v and before != version else {} for v in (before, version))
     refused = tuple(Refused(row.id, row.source, row.outcome, row.reason) for row in sorted(rows, key=lambda row: (row.outcome != "quarantined", row.source, row.id)) if row.outcome != "in")
     unread = Counter(row.source for row in rows if row.stale and row.source not in listed.failed)
     stale = {**listed.failed, **{name: f"{count} documents could not be read again" for name, count in unread.items()}}
     return IngestReport(
-        collection.name, version, before, len(listed.entries), dict(reasons), len(new), tuple(sorted(new.keys() - old.keys())), tuple(sorted(id for id in new.keys() & old.keys() if new[id] != old[id])),
+        collection.name, version, before, len(listed.entries), dict(reasons), collection.version(version).documents if version else 0, tuple(sorted(new.keys() - old.keys())), tuple(sorted(id for id in new.keys() & old.keys() if new[id] != old[id])),
         tuple(sorted(old.keys() - new.keys())), refused, stale, round(time.time() - began, 3),
     )
 

@@ -651,6 +651,18 @@ def test_what_is_forgotten_is_gone_everywhere(place: Place) -> None:
     assert all(check_version(place.collection, v.digest) == [] for v in place.collection.versions)
 
 
+def test_an_index_of_words_is_gone_with_its_document(place: Place) -> None:
+    from llmops_nb.index import Recipe, build_index
+
+    place.write(a=prose("a"), b=prose("b"))
+    place.run()
+    build_index(place.collection.corpus(), Recipe(embedder=""), None, place.settings.state)
+    proof = forget(place.collection, ["b.md"])
+    assert proof.clean
+    assert any(line.startswith("index ") for line in proof.done)
+    assert prose("b")[:40].encode() not in b"".join(path.read_bytes() for path in place.settings.state.rglob("*") if path.is_file())
+
+
 def test_a_forgotten_document_does_not_come_back_until_it_may(place: Place) -> None:
     place.write(a=prose("a"), b=prose("b"))
     place.run()
