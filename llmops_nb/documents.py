@@ -55,6 +55,9 @@ class Corpus:
             raise DataError(unknown("document", id, self._places))
         return self.documents[self._places[id]]
 
+    def __contains__(self, id: object) -> bool:
+        return id in self._places
+
     def __len__(self) -> int:
         return len(self.documents)
 

@@ -56,11 +56,10 @@ def check_evidence(
     corpus: Corpus,  # What they quote from
 ) -> EvidenceReport:
     "Look every quote up in its document; white space aside, the words must stand there exactly. An empty quote needs its document alone."
-    known = {document.id for document in corpus.documents}
     quotes = [(item.id, evidence) for item in golden for evidence in item.evidence if evidence.grade > 0]
     found = []
     for item, evidence in quotes:
-        if evidence.document not in known:
+        if evidence.document not in corpus:
             found.append(Difference(item, evidence.document, "no such document", evidence.quote))
         elif evidence.quote.strip() and find_quote(corpus.document(evidence.document).text, evidence.quote) is None:
             found.append(Difference(item, evidence.document, "quote not found", evidence.quote))
@@ -76,10 +75,9 @@ def evidence_found(
     corpus: Corpus,  # Where both come from
 ) -> list[tuple[Evidence, float]]:  # Each quote, and how much of it the passages cover
     "How much of each quote the passages cover; quotes that this corpus does not have are left out."
-    known = {document.id for document in corpus.documents}
     found = []
     for evidence in item.evidence:
-        if evidence.document not in known or evidence.grade <= 0:
+        if evidence.document not in corpus or evidence.grade <= 0:
             continue
         document = corpus.document(evidence.document)
         quote = evidence.quote if evidence.quote.strip() else document.text

@@ -58,14 +58,13 @@ def relevance_of(
         raise ConfigurationError(unknown("unit of relevance", unit, UNITS))
     if unit == "span":
         return _spans(item, corpus)
-    there = None if corpus is None else {document.id for document in corpus.documents}
     grades: dict[str, float] = {}
     missing = 0
     for evidence in item.evidence:
         name = evidence.document
         if unit == "chunk" and not re.search(r"#\d+$", name):
             raise DataError(f"Item {item.id!r} names the document {name!r}, not a chunk. Judge documents or spans, or name chunks: 'guide.md#3'.")
-        if there is not None and (name.rpartition("#")[0] if unit == "chunk" else name) not in there:
+        if corpus is not None and (name.rpartition("#")[0] if unit == "chunk" else name) not in corpus:
             missing += evidence.grade > 0
         else:
             grades[name] = max(evidence.grade, grades.get(name, -math.inf))
@@ -76,12 +75,11 @@ def _spans(item: Item, corpus: Corpus | None) -> Relevance:
     "The evidence of an item with its places; an empty quote is the whole document."
     if corpus is None:
         raise ConfigurationError("Spans stand in documents: give the corpus that the golden set quotes from.")
-    there = {document.id for document in corpus.documents}
     found: dict[tuple[str, str], Span] = {}
     wanted = [evidence for evidence in item.evidence if evidence.grade > 0]
     missing = 0
     for evidence in wanted:
-        text = corpus.document(evidence.document).text if evidence.document in there else ""
+        text = corpus.document(evidence.document).text if evidence.document in corpus else ""
         place = find_quote(text, evidence.quote) if evidence.quote.strip() else (0, len(text.rstrip()))
         words = text[slice(*place)] if place else ""
         if not words:
