@@ -451,6 +451,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'llmops_nb.differences.side': ('differences.html#side', 'llmops_nb/differences.py'),
                                        'llmops_nb.differences.word_diff': ('differences.html#word_diff', 'llmops_nb/differences.py')},
             'llmops_nb.documents': { 'llmops_nb.documents.Corpus': ('documents.html#corpus', 'llmops_nb/documents.py'),
+                                     'llmops_nb.documents.Corpus.__contains__': ( 'documents.html#corpus.__contains__',
+                                                                                  'llmops_nb/documents.py'),
                                      'llmops_nb.documents.Corpus.__len__': ('documents.html#corpus.__len__', 'llmops_nb/documents.py'),
                                      'llmops_nb.documents.Corpus.__post_init__': ( 'documents.html#corpus.__post_init__',
                                                                                    'llmops_nb/documents.py'),
