@@ -46,7 +46,10 @@ def missing_texts(stages: Any, retrievals: Sequence[Retrieval]) -> dict[str, lis
             held = stages.embedder_named(recipe.embedder).inside
             counter = (held.count if recipe.tokens == "embedder" else None) or approximate_tokens
             chunks = (c for document in stages.corpus.documents for c in cut(document, recipe.chunker, recipe.chunk_size, recipe.overlap, counter))
-            wanted.setdefault(recipe.embedder, {}).update(dict.fromkeys(in_context(c) for c in chunks if body_of(c).strip()))
+            alike: dict[tuple[str, str], str] = {}  # Chunks that an index keeps once
+            for chunk in chunks:
+                alike.setdefault((chunk.heading.rpartition(" > ")[2], " ".join(body_of(chunk).split())), in_context(chunk))
+            wanted.setdefault(recipe.embedder, {}).update(dict.fromkeys(text for (_, body), text in alike.items() if body))
     return {name: unknown_texts(stages.embedder_named(name).inside, list(texts)) for name, texts in wanted.items()}
 
 

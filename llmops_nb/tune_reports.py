@@ -89,7 +89,8 @@ def forecast_rows(
         return []
     computed, known = info.totals.get("computed", {}), float(info.outlook.vectors)
     vectors = Estimate(known, known, known + info.items + info.held_out, 1, "counted")  # Questions have vectors too, where they are not known
-    rows = [ahead("New vectors", vectors, computed.get("vectors", 0), "tokens"), ahead("Pairs to re-rank", info.outlook.pairs, computed.get("pairs", 0), "tokens")]
+    pairs = Estimate(info.outlook.pairs.value, 0.0, info.outlook.pairs.high, 1, "counted")  # What is remembered is not computed again
+    rows = [ahead("New vectors", vectors, computed.get("vectors", 0), "tokens"), ahead("Pairs to re-rank", pairs, computed.get("pairs", 0), "tokens")]
     return [*(row for row in rows if row.forecast not in ("—", "0") or row.actual not in ("—", "0")), ahead("Time", info.outlook.seconds, info.totals.get("seconds"), "s")]
 
 

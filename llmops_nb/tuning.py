@@ -296,7 +296,7 @@ def outlook(
     "What a tuning will take; raises `ConfigurationError` for embedders and re-rankers that there are not, and when its budget is too small."
     found: Outlook = look_ahead(plan, [retrieval_of(plan, cell, settings) for cell in cells], questions(plan, plan.split, settings), stages, Outlook)
     allowed = plan.budget
-    for name, least, limit in (("vectors", found.vectors, allowed.vectors), ("pairs", found.pairs.low, allowed.pairs), ("seconds", found.seconds.low, allowed.seconds)):
+    for name, least, limit in (("vectors", found.vectors, allowed.vectors), ("seconds", found.seconds.low, allowed.seconds)):
         if limit is not None and least is not None and least > limit:
             raise ConfigurationError(f"The plan needs at least {least:,.0f} {name}, and its budget allows {limit:,.0f}. Vary less, take fewer items, or allow more.")
     return found
