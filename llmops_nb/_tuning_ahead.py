@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from llmops_nb.chunks import approximate_tokens, body_of, in_context
@@ -59,12 +60,14 @@ def unknown_texts(held: Any, texts: Sequence[str]) -> list[str]:
 
 
 def pairs_ahead(retrievals: Sequence[Retrieval], items: int, ask: Callable[[Retrieval], int]) -> dict[str, tuple[int, int]]:
-    """By re-ranker, how many pairs it will see: at least as if all settings found the same passages, at most as if no two did."""
-    found: dict[str, dict[Any, list[int]]] = {}
+    """By re-ranker, how many pairs it will see: at least as if all settings found the same passages, at most as if no two searches did."""
+    found: dict[str, dict[Any, int]] = {}
     for retrieval in retrievals:
         if retrieval.rerank:
-            found.setdefault(retrieval.rerank, {}).setdefault(retrieval.recipe, []).append(items * max(retrieval.candidates, ask(retrieval)))
-    return {name: (max(max(sizes) for sizes in by_recipe.values()), sum(sum(sizes) for sizes in by_recipe.values())) for name, by_recipe in found.items()}
+            search = replace(retrieval, candidates=1, top_k=1, mmr=1.0, expand=0, parent="", merge=False)  # Of two depths of one search, the lesser is a part
+            sizes = found.setdefault(retrieval.rerank, {})
+            sizes[search] = max(sizes.get(search, 0), items * max(retrieval.candidates, ask(retrieval)))
+    return {name: (max(sizes.values()), sum(sizes.values())) for name, sizes in found.items()}
 
 
 def embed_pace(embedder: Any, texts: Sequence[str]) -> Estimate:

@@ -307,3 +307,11 @@ def test_a_comparison_says_how_many_more(stages: Stages) -> None:
     assert verdict.outcome == "better" and "words" in verdict.sentence
     with pytest.raises(ConfigurationError, match="mrr@4"):
         compare_retrieval(good, good, "mrr@4")
+
+
+def test_pairs_are_counted_once_for_depths_of_one_search() -> None:
+    from llmops_nb._tuning_ahead import pairs_ahead
+
+    base = Retrieval(rerank="ms-marco-minilm-l-12", candidates=10)
+    found = pairs_ahead([base, replace(base, candidates=20), replace(base, top_k=6), replace(base, mode="dense"), Retrieval()], 7, lambda r: r.top_k)
+    assert found == {"ms-marco-minilm-l-12": (140, 210)}
