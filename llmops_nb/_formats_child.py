@@ -112,6 +112,8 @@ def read_office(data: bytes, request: dict[str, Any]) -> dict[str, Any]:
     about = {key: str(known[key]) for key in ("title", "subject", "language") if known.get(key)}
     about |= {"author": ", ".join(map(str, known["authors"]))} if known.get("authors") else {}
     text = re.sub(r"!\[([^\]]*)\]\([^)\n]*\)", r"\1", result.content.replace(r"\!", "!"))
+    if request["format"] == "xlsx":  # A cell far away brings thousands of empty rows
+        text = re.sub(r"^\|(?: *\|)+\n(?!\|(?: -+ \|)+)", "", text, flags=re.M)
     return {"parts": [unescaped(text)], "paged": False, "metadata": about, "notes": []}
 
 

@@ -171,13 +171,14 @@ def read_page(
     import trafilatura
 
     tree = trafilatura.load_html(page)
-    if tree is None:
-        return "", {}, []
-    found = list(blocks(tree))
+    found = list(blocks(tree)) if tree is not None else []
+    if not found:  # Nested deeper than the parser goes, or no page at all
+        bare = " ".join(re.sub(r"(?is)<(script|style)\b.*?</\1\s*>|<[^>]*>", " ", page).split())
+        return bare, {}, ["This page could not be taken apart: its text was kept without structure."] if bare else []
     said = trafilatura.extract_metadata(trafilatura.load_html(page))
     names = ("title", "description", "sitename")
     metadata = {name: value for name in names if (value := getattr(said, name, None))} if said else {}
-    language = (tree.get("lang") or "").strip()
+    language = str(tree.get("lang") or "").strip() if tree is not None else ""
     metadata |= {"language": language.split("-")[0].lower()} if re.fullmatch(r"[A-Za-z]{2,3}(?:-\w+)*", language) else {}
     content = chosen(found, trafilatura.extract(page, include_comments=False, include_tables=True) or "")
     size, inner, whole = (sum(len(item.text) for item in some) for some in (content, [item for item in found if not item.around], found))
