@@ -378,7 +378,7 @@ def test_a_filter_keeps_what_it_says(tmp_path: Path) -> None:
     body = do(widget, "set", name="where", value="{year: {gte: 2021}, tenant: acme}")
     assert {(of[row["document"]]["tenant"], of[row["document"]]["year"] > 2020) for row in body["now"]["rows"]} == {("acme", True)}
     assert "gone" in {row["went"] for row in body["base"]["rows"]}
-    assert "No field" in widget.handle({"do": "set", "name": "where", "value": "{colour: red}"})["problem"] or "colour" in widget.snapshot()["problem"]
+    assert "colour" in widget.handle({"do": "set", "name": "where", "value": "{colour: red}"})["problem"]
     assert do(widget, "set", name="where", value="")["now"]["title"] == "the app as it is"
 
 
@@ -433,7 +433,7 @@ def test_an_executed_notebook_keeps_the_ranking(tmp_path: Path) -> None:
 
     project(tmp_path)
     first = "from llmops_nb.retrieval_tuner import RetrievalTuner\n\ntuner = RetrievalTuner('experiments/birds')\ntuner"
-    later = "tuner.handle({'do': 'pick', 'item': 'nest-owl'})\ntuner.wait()\ntuner.handle({'do': 'set', 'name': 'chunk_size', 'value': 30})\ntuner.wait()\ntuner.handle({'do': 'evaluate'})\ntuner.wait()"
+    later = "tuner.handle({'do': 'pick', 'item': 'nest-owl'})\ntuner.wait()\ntuner.handle({'do': 'set', 'name': 'chunk_size', 'value': 200})\ntuner.wait()\ntuner.handle({'do': 'evaluate'})\ntuner.wait()"
     made = papermill.execute_notebook(str(notebook(tmp_path / "in.ipynb", first, later)), str(tmp_path / "out.ipynb"), progress_bar=False, cwd=str(tmp_path))
     kept = made.cells[0].outputs[0]["data"]
     assert "holds the evidence" in kept["text/html"] and "Over the golden set" in kept["text/html"] and "application/vnd.jupyter.widget-view+json" in kept
