@@ -90,6 +90,13 @@ class Selection:
         self.count = int(np.count_nonzero(keep))
         self.tail = np.flatnonzero(keep[indexed:])
         self._options: dict[int, Any] = {}
+        self._usual: bool | None = None
+
+    def usual(self, asked: Asked | None) -> bool:
+        "Whether what was measured with rows kept at random holds for these: many are kept, or they look like it."
+        if self._usual is None:
+            self._usual = asked is None or 2 * self.count > len(self.keep) or asked.like_random(self)
+        return self._usual
 
     @cached_property
     def rows(self) -> Any:
@@ -127,6 +134,25 @@ class Asked:
         rows, scores, pointer = np.empty(fetch, np.int64), np.empty(fetch, np.float32), self._swig
         self.index.search_c(1, pointer(query), fetch, pointer(scores), pointer(rows), how)
         return rows if rows[-1] >= 0 else rows[rows >= 0]
+
+    @cached_property
+    def _homes(self) -> tuple[Any, Any]:
+        "By row, its list; by list, how many rows it has."
+        faiss, lists = need("faiss", "retrieval"), self.index.invlists
+        homes, sizes = np.zeros(self.index.ntotal, np.int32), np.array([lists.list_size(number) for number in range(self.index.nlist)])
+        for number, size in enumerate(sizes.tolist()):
+            if size:
+                homes[faiss.rev_swig_ptr(lists.get_ids(number), size)] = number
+        return homes, sizes
+
+    def like_random(self, selection: Selection) -> bool:
+        "Whether the rows kept are spread over the lists about as evenly as if they were drawn; a graph cannot tell."
+        if self.kind != "ivf":
+            return False
+        (homes, sizes), keep = self._homes, selection.keep[: self.index.ntotal]
+        share = np.count_nonzero(keep) / max(1, len(keep))
+        squares = (np.bincount(homes[keep], minlength=len(sizes)).astype(np.float64) ** 2).sum()
+        return bool(squares <= 1.5 * (share * (1 - share) * sizes + (share * sizes) ** 2).sum())
 
 
 class Held:

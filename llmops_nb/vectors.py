@@ -153,11 +153,13 @@ def _decided(index: _Described, kept: int, k: int) -> tuple[str, Effort | None]:
     return known
 
 
-def _plan(index: _Described, kept: int, k: int) -> SearchPlan:
+def _plan(index: _Described, kept: int, k: int, usual: bool) -> SearchPlan:
     "A decision in words."
     (how, effort), rows = _decided(index, kept, k), f"{kept:,} of {len(index):,} rows are kept"
     if how == "nothing":
         return SearchPlan(how, 0, 1.0, f"{rows} and {k} wanted.")
+    if effort is not None and not usual:
+        return SearchPlan("scan", kept, 1.0, f"{rows}; all are compared, which is exact: they do not lie as if chosen at random, which is what was measured.")
     if effort is None:
         measured = any(one.k >= k and one.kept <= kept / len(index) for one in index.efforts)
         why = "the structure would take longer" if measured else "there is no structure" if index.structure.kind == "flat" else f"no effort was found to be worth it for {k} results"
@@ -180,11 +182,15 @@ class VectorIndex(_Described):
         query = self.held.query(vector)
         chosen = None if keep is None else self.held.selection(keep)
         how, effort = _decided(self, self.held.rows if chosen is None else chosen.count, k)
-        return self.held.search(query, k if how != "nothing" else 0, chosen, effort.effort if effort else None)
+        usual = effort is None or chosen is None or chosen.usual(self.held.asked)
+        return self.held.search(query, k if how != "nothing" else 0, chosen, effort.effort if effort and usual else None)
 
-    def plan(self, kept: int, k: int) -> SearchPlan:
-        "How the k nearest of so many kept rows are searched."
-        return _plan(self, kept, k)
+    def plan(self, kept: Any, k: int) -> SearchPlan:
+        "How the k nearest are searched under a mask, or under one that keeps so many rows at random."
+        if isinstance(kept, int):
+            return _plan(self, kept, k, True)
+        chosen = self.held.selection(kept)
+        return _plan(self, chosen.count, k, chosen.usual(self.held.asked))
 
     def vectors(self, rows: Any) -> Any:
         "The vectors of rows (numbers or truth values), in that order."

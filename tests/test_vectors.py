@@ -67,7 +67,8 @@ def test_the_recall_that_is_stated_is_there(built: VectorIndex) -> None:
     assert built.recall >= 0.95 and all(effort.low >= 0.95 for effort in built.efforts), built.efforts
     for share in (1.0, 0.5, 0.1, 0.02):
         keep = np.random.default_rng(3).random(len(POINTS)) < share
-        plan = built.plan(int(keep.sum()), 10)
+        plan = built.plan(keep, 10)
+        assert plan == built.plan(int(keep.sum()), 10) or built.structure.kind == "hnsw"
         hits = []
         for query in ASKED:
             scores, rows = built.search(query, 10, keep)
@@ -85,6 +86,16 @@ def test_a_filter_never_gives_fewer_than_it_keeps(built: VectorIndex) -> None:
             assert len(rows) == min(k, int(keep.sum())) and keep[rows].all()
     far = near < np.quantile(near, 0.3)  # All that is near is hidden: lists near the query hold none, the rest is scanned
     assert len({*built.search(ASKED[0], 10, far)[1].tolist()} & {*exact(POINTS, ASKED[0], 10, far)}) >= 5
+
+
+def test_a_filter_that_keeps_a_topic_is_scanned(built: VectorIndex) -> None:
+    topic = np.argmax(POINTS @ POINTS[::1500].T, axis=1) == 2
+    plan = built.plan(topic, 10)
+    assert 0.1 < topic.mean() < 0.5 and (plan.how, plan.recall) == ("scan", 1.0)
+    if built.structure.kind == "ivf":
+        assert built.plan(int(topic.sum()), 10).how == "structure" and "chosen at random" in plan.why
+    for query in ASKED:
+        assert built.search(query, 10, topic)[1].tolist() == exact(POINTS, query, 10, topic)
 
 
 def test_plans_say_what_is_done(built: VectorIndex) -> None:

@@ -216,7 +216,7 @@ def measured(rows: int, store: str) -> list[Row]:
             asked = read_filter(where, columns.names)
             kept = columns.mask(asked, now)
             exact.append(nearest(matrix, queries, kept))
-            plan = index.plan(int(kept.sum()), 10)
+            plan = index.plan(kept, 10)
             free = not where and now is None
 
             def ours(query: Any, asked: Any = asked, now: float | None = now, free: bool = free) -> Any:
