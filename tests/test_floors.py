@@ -25,8 +25,6 @@ OWNED = {
     "transformers": (20, 29),
     "xllamacpp": (20, 29),
     "kreuzberg": (37, 37),
-    "openpyxl": (37, 37),
-    "pypdf": (37, 37),
     "pypdfium2": (37, 37),
     "trafilatura": (37, 38),
     "charset_normalizer": (37, 38),
@@ -49,7 +47,7 @@ OWNED = {
 # What only an extra brings: imported inside functions
 OPTIONAL = {"litellm", "onnxruntime", "tokenizers", "transformers", "xllamacpp", "Stemmer", "bm25s", "faiss", "papermill",
             "ipykernel", "nbclient", "nbconvert", "nbformat", "matplotlib", "nh3", "IPython", "ipywidgets", "anywidget", "traitlets", "optuna", "distributed", "pyarrow", "jupyter_client",
-            "kreuzberg", "openpyxl", "pypdf", "pypdfium2", "trafilatura", "charset_normalizer", "sqlalchemy", "psycopg"}  # fmt: skip
+            "kreuzberg", "pypdfium2", "trafilatura", "charset_normalizer", "sqlalchemy", "psycopg"}  # fmt: skip
 DEVELOPMENT = {"nbdev", "fastcore", "pytest", "execnb"}
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem not in ("__init__", "_modidx"))
 
