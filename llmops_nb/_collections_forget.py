@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from ._collections_scan import Wanted, clean_database, files_in, is_sqlite, pieces
+from ._collections_scan import ServedIndex, Wanted, clean_database, files_in, is_sqlite, pieces
 from .collections import Collection, CollectionVersion, Tombstone, now_text, read_records, tombstones, version_digest
-from .core import to_json
+from .core import ConfigurationError, DataError, LLMOpsError, to_json
 from .store import short, write_atomic
 from .versions import move_label
 
@@ -65,6 +65,8 @@ def leave_out(collection: Collection, ids: set[str]) -> list[str]:
     standing = [s for s in collection.standings().values() if s.id not in ids]
     write_atomic(collection.ledger, b"".join(to_json(row) + b"\n" for row in standing))
     return [f"version {short(old)} is {short(new)} without them" for old, new in renamed.items()]
+
+
 def sweep(collection: Collection) -> list[str]:
     "Delete texts and lists that nothing names."
     used = {text for texts in held_texts(collection).values() for text in texts}
@@ -92,3 +94,69 @@ def clean_state(collection: Collection, wanted: Wanted) -> list[str]:
             continue
         done += [f"{path.name}: rows deleted: {rows}, remembered vectors: {vectors}"] if rows or vectors else []
     return done
+
+
+def served(collection: Collection, indexes: Iterable[ServedIndex] | None) -> list[ServedIndex]:
+    "The indexes on a server; raises `ConfigurationError` when the settings name a server and nobody passed its indexes."
+    if indexes is None and collection.settings.vectors:
+        raise ConfigurationError(f"The setting `vectors` keeps indexes on the server that ${collection.settings.vectors} names, and they would not be searched. Pass indexes=open_served(settings), from llmops_nb.postgres; nothing was removed.")
+    return list(indexes or ())
+
+
+def _held(index: ServedIndex, corpus: str, ids: set[str], wanted: Wanted) -> list[str]:
+    "Documents in an index that are the ones meant, or hold pieces of them."
+    found = {chunk.document for chunk in index.chunks if wanted.found(to_json(chunk))}
+    for id in ids if index.meta.corpus == corpus else ():
+        try:
+            index.metadata(id)
+        except DataError:
+            continue
+        found.add(id)
+    return sorted(found)
+
+
+def clean_indexes(indexes: Sequence[ServedIndex], corpus: str, ids: set[str], wanted: Wanted) -> list[str]:
+    "Delete documents from indexes on a server; what was done, and what failed."
+    done = []
+    for index in indexes:
+        gone, name = list[str](), "an index"
+        try:
+            name = f"index {short(index.meta.digest)} of corpus {index.meta.corpus!r}"
+            while found := _held(index, corpus, ids, wanted):  # A chunk that was the copy of another may stand now
+                index.delete(found)
+                gone += found
+            if gone:
+                index.compact()
+        except LLMOpsError as error:
+            done.append(f"{name} on the server could not be cleaned: {error}")
+        done += [f"{name} on the server: deleted {', '.join(gone)}"] if gone else []
+    return done
+
+
+def search_indexes(indexes: Sequence[ServedIndex], corpus: str, ids: set[str], wanted: Wanted) -> list[str]:
+    "What is left in indexes on a server, and which of them could not be searched."
+    left = []
+    for index in indexes:
+        try:
+            if found := _held(index, corpus, ids, wanted):
+                left.append(f"index {short(index.meta.digest)} of corpus {index.meta.corpus!r} on the server: {', '.join(found)}. Forget once more.")
+        except LLMOpsError as error:
+            left.append(f"An index on the server could not be searched: {error} Forget once more when it can.")
+    return left
+
+
+def search_files(collection: Collection, stones: Sequence[Tombstone], wanted: Wanted) -> tuple[int, int, list[str], list[str]]:
+    "How many files and bytes of state and reports were searched, where something is left, and what is packed."
+    state, reports = collection.settings.state, collection.settings.reports
+    files, size, left, unseen = 0, 0, list[str](), list[str]()
+    digests = {text for stone in stones for text in stone.texts}
+    for path in files_in([state, reports]):
+        files, size = files + 1, size + path.stat().st_size
+        name = path.relative_to(state if path.is_relative_to(state) else reports.parent).as_posix()
+        if found := wanted.in_file(path):
+            left.append(f"{name} holds {len(found)} pieces. {'Delete the run.' if path.is_relative_to(reports) else 'Look at it, or delete it.'}")
+        if path.is_relative_to(collection.path / "texts") and path.parent.name + path.name in digests and not any(stone.copies for stone in stones):
+            left.append(f"{name} is a text of it.")
+        if path.suffix in (".gz", ".zip", ".npz", ".parquet", ".zst", ".xz", ".bz2"):
+            unseen.append(f"{name} is packed.")
+    return files, size, left, unseen

@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+from .core import Chunk
 
 WINDOW = 32  # Bytes of a piece
 PIECES = 400  # Of one text at most
 _BLOCK = 4_000_000  # Bytes looked at together
 _PRIME = 0x9E3779B97F4A7C15  # Odd, so that no bit of a hash is lost by multiplying
 _ALIKE = re.compile(rb"[^\x00-\x1f\"'&<>\\/]{32,}")  # Written in JSON and HTML as in the text itself
+
+
+class ServedIndex(Protocol):
+    "An index that lies elsewhere than in the project's state, as `forget` uses it."
+
+    @property
+    def meta(self) -> Any: ...
+    @property
+    def chunks(self) -> Sequence[Chunk]: ...
+    def metadata(self, document: str) -> Mapping[str, Any]: ...
+    def delete(self, documents: Iterable[str]) -> Any: ...
+    def compact(self) -> Any: ...
 
 
 def _hashes(data: bytes) -> Any:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from ._collections_scan import Wanted, files_in
+from ._collections_scan import ServedIndex, Wanted
 from .core import ConfigurationError, DataError, Document, RunError, from_json, to_json, unknown
 from .documents import Corpus
 from .settings import Settings
@@ -376,6 +376,7 @@ class Proof:
     ids: tuple[str, ...]  # The documents
     files: int = 0  # Files searched
     size: int = 0  # Bytes searched
+    indexes: int = 0  # Indexes on a server searched
     done: tuple[str, ...] = ()  # What was deleted, a sentence each
     left: tuple[str, ...] = ()  # Where something of them still stands, and what to do
     unseen: tuple[str, ...] = ()  # What could not be searched or searched for
@@ -386,7 +387,7 @@ class Proof:
         return not self.left
 
     def __str__(self) -> str:
-        head = f"{len(self.ids)} forgotten; {self.files:,} files, {self.size:,} bytes searched: {'nothing is left' if self.clean else f'something is left in {len(self.left)} places'}."
+        head = f"{len(self.ids)} forgotten; {self.files:,} files, {self.size:,} bytes{f' and {self.indexes} indexes on a server' if self.indexes else ''} searched: {'nothing is left' if self.clean else f'something is left in {len(self.left)} places'}."
         return "\n".join([head, *(f"  done: {line}" for line in self.done), *(f"  LEFT: {line}" for line in self.left), *(f"  not seen: {line}" for line in self.unseen)])
 
 
@@ -401,10 +402,12 @@ def forget(
     collection: Collection,  # Whose
     ids: Sequence[str],  # Of documents
     why: str = "",  # For the tombstone
+    indexes: Iterable[ServedIndex] | None = None,  # Those on the server that the settings name, as `open_served` gives them
 ) -> Proof:
-    "Remove documents from all versions, indexes and caches of the project for good; raises `ConfigurationError` for an unknown id."
-    from llmops_nb._collections_forget import clean_state, held_texts, leave_out, sweep, tombstones_for
+    "Remove documents from all versions, indexes and caches of the project for good; raises `ConfigurationError` for an unknown id, or when `indexes` are needed."
+    from llmops_nb._collections_forget import clean_indexes, clean_state, held_texts, leave_out, served, sweep, tombstones_for
 
+    there = served(collection, indexes)
     with only_writer(collection, "forget"):
         held = held_texts(collection)
         for id in ids:
@@ -413,38 +416,33 @@ def forget(
         stones, pieces_of = tombstones_for(collection, ids, held, why)
         kept = [stone for id, stone in tombstones(collection).items() if id not in ids]
         write_atomic(collection.path / "forgotten.jsonl", b"".join(to_json(stone) + b"\n" for stone in [*kept, *stones]))
-        done = [*leave_out(collection, set(ids)), *sweep(collection)]
+        done = [*clean_indexes(there, collection.name, set(ids), Wanted(pieces_of)), *leave_out(collection, set(ids)), *sweep(collection)]
         done += clean_state(collection, Wanted(pieces_of))
-    return replace(prove_forgotten(collection, ids), done=tuple(done))
+    return replace(prove_forgotten(collection, ids, there), done=tuple(done))
 
 # %% ../nbs/40_collections.ipynb #40b00028
 def prove_forgotten(
     collection: Collection,  # Whose
     ids: Sequence[str] = (),  # Of documents that were forgotten; default: all
+    indexes: Iterable[ServedIndex] | None = None,  # Those on the server that the settings name, as `open_served` gives them
 ) -> Proof:
-    "Search the project's state and reports for what was forgotten; raises `ConfigurationError` for a document that was not."
-    stones = tombstones(collection)
+    "Search the project's state, reports and indexes for what was forgotten; raises `ConfigurationError` for a document that was not, or when `indexes` are needed."
+    from llmops_nb._collections_forget import search_files, search_indexes, served
+
+    stones, there = tombstones(collection), served(collection, indexes)
     for id in ids:
         if id not in stones:
             raise ConfigurationError(unknown("forgotten document", id, stones))
     asked = [stones[id] for id in ids or stones]
-    wanted, digests = Wanted({p for stone in asked for p in stone.pieces}), {t for stone in asked for t in stone.texts}
-    places, files, size, left, unseen = [collection.settings.state, collection.settings.reports], 0, 0, list[str](), list[str]()
-    for path in files_in(places):
-        files, size = files + 1, size + path.stat().st_size
-        name = path.relative_to(collection.settings.state if path.is_relative_to(collection.settings.state) else collection.settings.reports.parent).as_posix()
-        found = wanted.in_file(path)
-        if found:
-            left.append(f"{name} holds {len(found)} pieces. {'Delete the run.' if path.is_relative_to(collection.settings.reports) else 'Look at it, or delete it.'}")
-        if path.is_relative_to(collection.path / "texts") and path.parent.name + path.name in digests and not any(stone.copies for stone in asked):
-            left.append(f"{name} is a text of it.")
-        if path.suffix in (".gz", ".zip", ".npz", ".parquet", ".zst", ".xz", ".bz2"):
-            unseen.append(f"{name} is packed.")
+    wanted = Wanted({p for stone in asked for p in stone.pieces})
+    files, size, left, unseen = search_files(collection, asked, wanted)
+    left += search_indexes(there, collection.name, {stone.id for stone in asked}, wanted)
+    unseen += ["the log and the backups of the server that holds indexes."] if there else []
     here = {s.id for s in collection.standings().values()} | {r.id for v in {v.digest for v in collection.versions} for r in read_records(collection, v)}
     left += [f"{stone.id} is still listed." for stone in asked if stone.id in here and not _marked(collection, stone.id)]
     unseen += [f"{stone.id} has no piece of 32 bytes of its own: its text was deleted, but copies elsewhere cannot be searched for." for stone in asked if not stone.pieces]
     unseen += [f"{stone.id}: the same or nearly the same text stays as {', '.join(stone.copies[:5])}." for stone in asked if stone.copies]
-    return Proof(tuple(stone.id for stone in asked), files, size, (), tuple(left), tuple(unseen))
+    return Proof(tuple(stone.id for stone in asked), files, size, len(there), (), tuple(left), tuple(unseen))
 
 # %% ../nbs/40_collections.ipynb #40b00128
 def _marked(collection: Collection, id: str) -> bool:

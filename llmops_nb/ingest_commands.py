@@ -185,22 +185,24 @@ def rollback_collection(name: str, label: str, version: str, undo: bool, why: st
 def forget_documents(context: click.Context, name: str, ids: tuple[str, ...], why: str, yes: bool, lift: bool, as_json: bool) -> None:
     "Remove documents for good: from all versions of NAME, from indexes and caches of the project. Exit code 1 when something is left."
     from llmops_nb.collections import forget, remember
+    from llmops_nb.postgres import open_served
 
     collection, _ = _opened(name)
     if lift:
         remember(collection, ids)
         show({"lifted": ids}, as_json, f"{', '.join(ids)} may come in again with the next ingest.")
         return
+    indexes = open_served(collection.settings)
     if not yes:
         if not sys.stdin.isatty():
             raise ConfigurationError("This cannot be undone, and nobody can be asked here. Call it with --yes.")
         if not click.confirm(f"Remove {', '.join(ids)} from all versions of {collection.name} for good, with all remembered vectors?", err=True):
             raise RunError("Nothing was removed.")
-    proof = forget(collection, ids, why)
+    proof = forget(collection, ids, why, indexes)
     show({"proof": proof, "clean": proof.clean}, as_json, str(proof))
     context.exit(int(not proof.clean))
 
-
+# %% ../nbs/90_ingest_commands.ipynb #90b00215
 @collection_group.command("verify")
 @click.argument("name", metavar="NAME[@VERSION]")
 @as_json
@@ -208,11 +210,12 @@ def forget_documents(context: click.Context, name: str, ids: tuple[str, ...], wh
 def verify_collection(context: click.Context, name: str, as_json: bool) -> None:
     "Check that every text of a version, or of all, is what its digest says, and that nothing forgotten is left."
     from llmops_nb.collections import check_version, prove_forgotten, tombstones
+    from llmops_nb.postgres import open_served
 
     collection, version = _opened(name)
     wanted = [collection.version(version).digest] if version else list(dict.fromkeys(v.digest for v in collection.versions))
     problems = {v: check_version(collection, v) for v in wanted}
-    proof = prove_forgotten(collection) if tombstones(collection) else None
+    proof = prove_forgotten(collection, indexes=open_served(collection.settings)) if tombstones(collection) else None
     wrong = sum(map(len, problems.values()))
     lines = [f"{len(wanted)} versions of {collection.name}: {f'{wrong} problems' if wrong else 'every text is there and is itself'}."]
     lines += [f"  {v[:12]}: {text}" for v, texts in problems.items() for text in texts[:20]] + ([str(proof)] if proof else [])

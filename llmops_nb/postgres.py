@@ -26,7 +26,7 @@ from .settings import Settings
 from .store import short
 
 # %% auto #0
-__all__ = ['PostgresIndex', 'open_postgres', 'open_index', 'Stored', 'list_indexes', 'find_index']
+__all__ = ['PostgresIndex', 'open_postgres', 'open_index', 'Stored', 'list_indexes', 'find_index', 'open_served']
 
 # %% ../nbs/44_postgres.ipynb #fa4ee206
 @dataclass(frozen=True)
@@ -363,3 +363,15 @@ def find_index(
     server = _server(settings.vectors)
     with server.connection() as connection:
         return PostgresIndex(server, tables.number_of(connection, found[0].digest), embedder, "loaded")
+
+# %% ../nbs/44_postgres.ipynb #44b00002
+def open_served(
+    settings: Settings,  # Whose `vectors` names the environment variable with the server's address
+) -> list[PostgresIndex]:
+    "Every index on the server, none when no server is named; raises `RunError` when it cannot be reached."
+    if not settings.vectors:
+        return []
+    server = _server(settings.vectors)
+    with server.connection() as connection:
+        tables.make_catalogue(connection)
+        return [PostgresIndex(server, number, None, "loaded") for (number,) in connection.execute(f"SELECT number FROM {tables.CATALOGUE} ORDER BY number")]

@@ -23,9 +23,10 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from postgres_server import VARIABLE, fresh_database
 
 from llmops_nb import ingest as ingest_page
-from llmops_nb import store
+from llmops_nb import postgres, store
 from llmops_nb._collections_scan import Wanted, pieces
 from llmops_nb.collections import (
     Collection,
@@ -47,6 +48,8 @@ from llmops_nb.collections import (
 )
 from llmops_nb.commands import main
 from llmops_nb.core import ConfigurationError, DataError, Document, RunError
+from llmops_nb.documents import Corpus
+from llmops_nb.index import Recipe
 from llmops_nb.ingest import Duplicates, IngestReport, ingest, load_ingest_plan, read_ingest_plan, settle, stale_sources
 from llmops_nb.settings import Settings, load_settings
 from llmops_nb.sources import Entry
@@ -661,6 +664,91 @@ def test_an_index_of_words_is_gone_with_its_document(place: Place) -> None:
     assert proof.clean
     assert any(line.startswith("index ") for line in proof.done)
     assert prose("b")[:40].encode() not in b"".join(path.read_bytes() for path in place.settings.state.rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def on_server(place: Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    "A project that keeps its indexes on a real PostgreSQL server."
+    monkeypatch.setenv(VARIABLE, fresh_database("ingest"))
+    (place.home / "settings.ini").write_text(f"[llmops]\nvectors = {VARIABLE}\n")
+    place.settings = load_settings(place.home)
+    assert place.settings.vectors == VARIABLE
+    yield place
+    for one in postgres._servers.values():
+        one.close()
+
+
+def test_what_is_forgotten_is_gone_from_indexes_on_a_server(on_server: Place) -> None:
+    place, recipe = on_server, Recipe(chunk_size=30)
+    place.write(a=prose("a"), b=prose("b", 200), c=prose("c"), short="# Tiny\n\nb.")
+    place.run()
+    index = postgres.open_postgres(place.collection.corpus(), recipe, None, VARIABLE)
+    quoting = Corpus("other", (Document("x", "It says: " + prose("b", 200)), Document("y", "It says: " + prose("b", 200)), Document("b.md", "Another text of that name.")))
+    other = postgres.open_postgres(quoting, recipe, None, VARIABLE)
+    alone = postgres.open_postgres(Corpus("alone", (Document("b.md", "Another text of that name."),)), recipe, None, VARIABLE)
+    before = alone.digest
+    with pytest.raises(ConfigurationError, match="Pass indexes=open_served"):
+        forget(place.collection, ["b.md"])
+    assert place.ids() == ["a.md", "b.md", "c.md", "short.md"]
+    proof = forget(place.collection, ["b.md", "short.md"], "asked", postgres.open_served(place.settings))
+    assert proof.clean
+    assert proof.indexes == 3
+    assert sorted(line.partition("server: ")[2] for line in proof.done if "on the server" in line) == ["deleted b.md, short.md", "deleted x, y"]
+    assert {chunk.document for chunk in index.chunks} == {"a.md", "c.md"}
+    assert [chunk.text for chunk in other.chunks] == ["Another text of that name."]
+    assert alone.digest == before
+    assert index.digest == postgres.open_postgres(place.collection.corpus(), recipe, None, VARIABLE).digest, "it is the index of what stays"
+    postgres.open_postgres(quoting, recipe, None, VARIABLE)
+    again = prove_forgotten(place.collection, indexes=postgres.open_served(place.settings))
+    assert [line.partition("server: ")[2] for line in again.left] == ["x. Forget once more."], "y is only a copy while x stands"
+    assert forget(place.collection, ["b.md"], indexes=postgres.open_served(place.settings)).clean
+
+
+def test_all_documents_of_an_index_on_a_server_can_be_forgotten(on_server: Place) -> None:
+    on_server.write(a=prose("a"))
+    on_server.run()
+    index = postgres.open_postgres(on_server.collection.corpus(), Recipe(), None, VARIABLE)
+    assert forget(on_server.collection, ["a.md"], indexes=[index]).clean
+    assert len(index) == 0
+    assert index.matching(prose("a"), 3) == []
+
+
+def test_a_server_that_cannot_be_reached_keeps_everything(on_server: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = on_server
+    place.write(a=prose("a"), b=prose("b"))
+    place.run()
+    monkeypatch.chdir(place.home)
+    before = {path: path.read_bytes() for path in place.settings.state.rglob("*") if path.is_file()}
+    with monkeypatch.context() as gone:
+        gone.setenv(VARIABLE, "postgresql://somebody:secret-word@127.0.0.1:9/x")
+        said = CliRunner().invoke(main, ["collection", "forget", "c", "b.md", "--yes"])
+    assert said.exit_code == 1
+    assert "cannot be reached" in said.output
+    assert "secret-word" not in said.output
+    assert {path: path.read_bytes() for path in place.settings.state.rglob("*") if path.is_file()} == before
+    said = CliRunner().invoke(main, ["collection", "forget", "c", "b.md", "--yes"])
+    assert said.exit_code == 0, said.output
+
+
+def test_a_server_that_goes_away_meanwhile_is_told_and_the_rest_is_done(on_server: Place) -> None:
+    import psycopg
+
+    place = on_server
+    place.write(a=prose("a"), b=prose("b"))
+    place.run()
+    index = postgres.open_postgres(place.collection.corpus(), Recipe(), None, VARIABLE)
+    opened = postgres.open_served(place.settings)
+    with psycopg.connect(os.environ[VARIABLE], autocommit=True) as connection:
+        connection.execute("ALTER TABLE llmops_rows_1 RENAME TO hidden")
+        proof = forget(place.collection, ["b.md"], indexes=opened)
+        assert place.ids() == ["a.md"]
+        assert not proof.clean
+        assert any("could not be cleaned" in line for line in proof.done)
+        assert any("could not be searched" in line for line in proof.left)
+        connection.execute("ALTER TABLE hidden RENAME TO llmops_rows_1")
+    assert "b.md" in {chunk.document for chunk in index.chunks}
+    assert forget(place.collection, ["b.md"], indexes=opened).clean
+    assert {chunk.document for chunk in index.chunks} == {"a.md"}
 
 
 def test_a_forgotten_document_does_not_come_back_until_it_may(place: Place) -> None:
