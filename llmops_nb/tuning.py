@@ -29,7 +29,7 @@ from .rankings import RankingScores, parse_measure, relevance_of, score_rankings
 from .retrieve import Retrieval, build_retriever
 from .runs import by_name
 from .settings import Settings
-from .spaces import Cell, Plan, cells_of, complete, items_of
+from .spaces import Cell, Plan, cells_of, complete, corners, items_of, new_cell
 from .stats import LEVEL, Estimate
 
 # %% auto #0
@@ -294,7 +294,10 @@ def outlook(
     stages: Stages,  # Over the corpus of the app
 ) -> Outlook:
     "What a tuning will take; raises `ConfigurationError` for embedders and re-rankers that there are not, and when its budget is too small."
-    found: Outlook = look_ahead(plan, [retrieval_of(plan, cell, settings) for cell in cells], questions(plan, plan.split, settings), stages, Outlook)
+    learning = plan.sampler == "optuna"
+    ends = [new_cell(number, values) for number, values in enumerate(corners(plan.as_sweep), start=1)] if learning else []
+    found: Outlook = look_ahead(plan, [retrieval_of(plan, cell, settings) for cell in (*cells, *ends)], questions(plan, plan.split, settings), stages, Outlook)
+    found = replace(found, settings=plan.trials + 1) if learning else found
     allowed = plan.budget
     for name, least, limit in (("vectors", found.vectors, allowed.vectors), ("seconds", found.seconds.low, allowed.seconds)):
         if limit is not None and least is not None and least > limit:

@@ -253,6 +253,14 @@ def test_forecasts_count_what_nobody_remembers(project: Settings, tmp_path: Path
     assert outlook(plan, cells, fresh, stages).vectors == 0
 
 
+def test_a_search_that_learns_is_forecast_by_the_ends_of_what_it_may_try(project: Settings, tmp_path: Path) -> None:
+    fresh = replace(project, state=tmp_path)
+    plan, cells = planned(plan_of(project, vary={"chunk_size": {"low": 20, "high": 60, "step": 10}}, sampler="optuna", trials=4), fresh)
+    found = outlook(plan, cells, fresh, Stages(Corpus("stones", documents()), fresh))
+    assert found.settings == 5 and len(cells) == 1
+    assert found.indexes == 3  # As it is, and both ends
+
+
 def test_a_plan_is_read_with_its_mistakes_named(tmp_path: Path) -> None:
     path = tmp_path / "tune.yaml"
     path.write_text("varry: {top_k: [1]}\n")
