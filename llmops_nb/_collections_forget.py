@@ -68,14 +68,18 @@ def leave_out(collection: Collection, ids: set[str]) -> list[str]:
 
 
 def sweep(collection: Collection) -> list[str]:
-    "Delete texts and lists that nothing names."
+    "Delete texts and lists that nothing names, and copies of repositories, in which texts are packed."
     used = {text for texts in held_texts(collection).values() for text in texts}
     names = {version.digest for version in collection.versions}
     stray = [path for path in files_in([collection.path / "texts"]) if path.parent.name + path.name not in used]
     lists = [path for path in files_in([collection.path / "versions"]) if path.stem not in names]
     for path in [*stray, *lists]:
         path.unlink()
-    return [f"texts deleted: {len(stray)}, lists of documents: {len(lists)}"] if stray or lists else []
+    done = [f"texts deleted: {len(stray)}, lists of documents: {len(lists)}"] if stray or lists else []
+    if (collection.path / "git").is_dir():
+        shutil.rmtree(collection.path / "git")
+        done.append("copies of git repositories deleted; the next ingest fetches them again")
+    return done
 
 
 def clean_state(collection: Collection, wanted: Wanted) -> list[str]:
@@ -150,6 +154,8 @@ def search_files(collection: Collection, stones: Sequence[Tombstone], wanted: Wa
     state, reports = collection.settings.state, collection.settings.reports
     files, size, left, unseen = 0, 0, list[str](), list[str]()
     digests = {text for stone in stones for text in stone.texts}
+    for copy in sorted((state / "collections").glob("*/git/*/")):
+        unseen.append(f"{copy.relative_to(state).as_posix()} is a copy of a git repository, packed.")
     for path in files_in([state, reports]):
         files, size = files + 1, size + path.stat().st_size
         name = path.relative_to(state if path.is_relative_to(state) else reports.parent).as_posix()

@@ -277,13 +277,13 @@ class _Listed:
     twice: list[tuple[PlannedSource, Entry]]  # Entries whose id their source had listed before
 
 
-def _list(plan: IngestPlan, known: Mapping[tuple[str, str], Standing], accept_deletions: bool) -> _Listed:
-    "What the sources hold."
+def _list(plan: IngestPlan, known: Mapping[tuple[str, str], Standing], accept_deletions: bool, copies: Path | None) -> _Listed:
+    "What the sources hold; copies of repositories are kept in a directory, or for as long as they are read."
     found = _Listed([], {}, [])
     for planned in plan.sources:
         name, ids = planned.rules.source, set[str]()
         try:
-            for entry in open_source(planned.spec, plan.root).entries():
+            for entry in open_source(planned.spec, plan.root, copies).entries():
                 entry = replace(entry, id=whole_text(entry.id), uri=whole_text(entry.uri))  # File names can be bytes that are no text
                 (found.twice if entry.id in ids else found.entries).append((planned, entry))
                 ids.add(entry.id)
@@ -321,7 +321,7 @@ def _ingest(plan: IngestPlan, collection: Collection, began: float, progress: bo
     "The run itself; without workers nothing is read or written."
     known, forgotten = collection.standings(), tombstones(collection)
     before = collection.version().digest if collection.versions else ""
-    listed = _list(plan, known, accept_deletions)
+    listed = _list(plan, known, accept_deletions, collection.path if workers else None)
     identity = plan.policy.digest
     desk = _Desk(collection, plan.policy, {s.rules.source: digest([identity, s.rules, s.prefix]) for s in plan.sources}, parser_digest(plan.limits), plan.limits, began)
     todo, reasons = [], Counter[str]()

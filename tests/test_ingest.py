@@ -610,6 +610,40 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(place: Place, monkeypatch: 
     assert place.collection.version().documents == 12
 
 
+def test_a_repository_elsewhere_is_copied_once(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def git(*words: str) -> None:
+        subprocess.run(["git", "-C", str(place.docs), "-c", "user.name=a", "-c", "user.email=a@b.c", *words], check=True, capture_output=True)
+
+    def packed() -> set[str]:
+        return {path.name for path in (place.settings.state / "collections" / "c" / "git").rglob("objects/*/*") if path.is_file()}
+
+    plan = place.plan(sources=[{"git": place.docs.as_uri(), "name": "wiki"}])
+    place.write(**{f"d{n}": prose(n) for n in range(5)})
+    git("init", "--quiet")
+    git("add", "-A")
+    git("commit", "--quiet", "-m", "one")
+    assert place.run(plan, dry_run=True).read == {"new": 5}
+    assert not (place.settings.state / "collections").exists()
+    assert place.run(plan).documents == 5
+    first = packed()
+    assert first
+    monkeypatch.setattr("tempfile.TemporaryDirectory", None)  # A copy for a moment would be one of everything
+    assert place.run(plan).read == {}
+    assert packed() == first
+    place.write(d3=prose("3b"))
+    git("commit", "--quiet", "-am", "two")
+    assert place.run(plan).changed == ("d3.md",)
+    blobs = subprocess.run(["git", "-C", str(place.docs), "rev-list", "--objects", "HEAD~1"], check=True, capture_output=True, text=True).stdout
+    assert 1 <= len(packed() - first) <= 3 < len(blobs.splitlines()), "a commit, a folder and a file, or one pack of them"
+    proof = forget(place.collection, ["d3.md"])
+    assert proof.clean
+    assert any("git" in line for line in proof.done)
+    assert packed() == set()
+    monkeypatch.undo()
+    assert place.run(plan).documents == 4
+    assert any("copy of a git repository" in line for line in prove_forgotten(place.collection).unseen)
+
+
 # Forgetting
 
 
