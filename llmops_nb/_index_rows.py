@@ -33,11 +33,16 @@ class Held:
     metadata: Mapping[str, Any] = field(default_factory=dict)  # What filters look at
 
 
+ROOM = 16_000_000  # Bytes of lines whose chunks an index keeps decoded
+
+
 class Chunks(Sequence[Chunk]):
-    "Chunks that are decoded when they are looked at."
+    "Chunks that are decoded when they are looked at, and kept until they fill their room."
 
     def __init__(self, lines: Any, starts: Any, numbers: Any):
         self._lines, self._starts, self._numbers = lines, starts, numbers
+        self._known: dict[int, Chunk] = {}
+        self._used = 0
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -49,6 +54,17 @@ class Chunks(Sequence[Chunk]):
     def entry(self, number: Any) -> Chunk:
         "The chunk of an entry."
         return decode_chunk(self._lines[self._starts[number] : self._starts[number + 1]])
+
+    def found(self, row: int) -> Chunk:
+        "The chunk of a row that a query found: likely to be found again."
+        chunk = self._known.get(row)
+        if chunk is None:
+            number = self._numbers[row]
+            self._used += self._starts[number + 1] - self._starts[number]
+            if self._used > ROOM:
+                self._known, self._used = {}, 0
+            chunk = self._known[row] = self.entry(number)
+        return chunk
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import marshal
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -10,11 +14,74 @@ from typing import Any
 from ._index_files import Parts
 from ._index_rows import Content
 from .core import Chunk
+from .filters import Columns, read_filter
 
 Found = list[tuple[Chunk, float]]  # Chunks with their score, best first
 
 
 Fetched = list[tuple[Any, float, Any]]  # Which chunk, its score, and its kind: the same for equal texts
+
+
+ROOM = 128_000_000  # Bytes in which the answers to filters are remembered, for one state of an index
+
+
+class Kept:
+    "The rows that one filter keeps at one time."
+
+    def __init__(self, parts: Parts, rows: Any):
+        self.rows, self._parts = rows, parts  # By row, whether it is kept; None for all of them
+
+    @cached_property
+    def places(self) -> Any:
+        "The same by place in the vectors."
+        import numpy as np
+
+        parts = self._parts
+        if parts.places is None or parts.vectors is None:
+            return self.rows
+        kept = np.zeros(len(parts.vectors), dtype=bool)
+        kept[parts.places if self.rows is None else parts.places[self.rows]] = True
+        kept.flags.writeable = False
+        return kept
+
+
+class Filters:
+    "What filters keep of one state, remembered by how they are written and by how many rows have expired."
+
+    def __init__(self, parts: Parts, fields: Sequence[str]):
+        self._parts, self._fields, self._expires = parts, fields, "expires" in fields
+        self._all, self._lock = Kept(parts, None), threading.Lock()
+        self._known: OrderedDict[tuple[bytes, int], Kept] = OrderedDict()
+
+    @cached_property
+    def columns(self) -> Columns:
+        content = self._parts.content
+        return Columns.of([document.metadata for document in content.documents]).take(content.owners)
+
+    def kept(self, where: Mapping[str, Any] | None, now: float) -> Kept:
+        "The rows that a query may find at a moment; raises `ConfigurationError` for a filter that cannot be."
+        if not self._parts.content.standing.size or not where and not self._expires:
+            return self._all
+        gone = int(self.columns.ends[1].searchsorted(now, "right")) if self._expires else 0
+        try:
+            plain: Any = where
+            key = marshal.dumps(plain, 2), gone  # Unlike JSON it tells every type from every other, and it refuses what is not plain data
+        except ValueError:
+            return self._asked(where, now)
+        with self._lock:
+            if (kept := self._known.get(key)) is not None:
+                self._known.move_to_end(key)
+                return kept
+        kept = self._asked(where, now)
+        with self._lock:
+            self._known[key] = kept
+            while len(self._known) > max(1, ROOM // (2 * len(self.columns) + 1000)):
+                self._known.popitem(last=False)
+        return kept
+
+    def _asked(self, where: Mapping[str, Any] | None, now: float) -> Kept:
+        mask = self.columns.mask(read_filter(where, self._fields), now if self._expires else None)
+        return self._all if mask.all() else Kept(self._parts, mask)
 
 
 def best(k: int, fetch: Callable[[int], Fetched], chunk: Callable[[Any], Chunk], exact: bool = True) -> Found:
@@ -45,28 +112,23 @@ def _listed(content: Content, rows: Any, scores: Any) -> Fetched:
     return list(zip(rows.tolist(), scores.tolist(), kinds.tolist(), strict=True))
 
 
-def places_kept(parts: Parts, keep: Any) -> Any:
-    "Which places of the vectors a query may find; None for all of them."
-    import numpy as np
-
-    if parts.places is None:
-        return keep
-    kept = np.zeros(len(parts.vectors), dtype=bool)
-    kept[parts.places if keep is None else parts.places[keep]] = True
-    return kept
-
-
-def nearest(parts: Parts, query: Any, k: int, keep: Any) -> Found:
+def nearest(parts: Parts, query: Any, k: int, kept: Kept) -> Found:
     "The chunks whose vectors are nearest, of the rows that are kept."
-    if parts.vectors is None:
+    vectors, content = parts.vectors, parts.content
+    if vectors is None or k < 1:
         return []
-    keep = places_kept(parts, keep)
+    if content.groups is None:  # Nothing to leave out; when no two scores are equal, nothing to put in order either
+        scores, places = vectors.search(query, k if vectors.efforts else k + 1, kept.places)
+        known = scores.tolist()
+        if len(set(known)) == len(known):
+            rows = (places if parts.places is None else parts.rows[places])[:k]
+            return list(zip(map(content.chunks.found, rows.tolist()), known, strict=False))
 
     def fetch(most: int) -> Fetched:
-        scores, places = parts.vectors.search(query, most, keep)
-        return _listed(parts.content, places if parts.places is None else parts.rows[places], scores)
+        scores, places = vectors.search(query, most, kept.places)
+        return _listed(content, places if parts.places is None else parts.rows[places], scores)
 
-    return best(k, fetch, parts.content.chunks.__getitem__, exact=not parts.vectors.efforts)
+    return best(k, fetch, content.chunks.found, exact=not vectors.efforts)
 
 
 def planned(parts: Parts, keep: Any, k: int) -> str:
@@ -91,7 +153,7 @@ def matching(parts: Parts, words: Sequence[str], k: int, keep: Any) -> Found:
         some = some[np.argsort(-scores[some], kind="stable")]
         return _listed(parts.content, some, scores[some])
 
-    return best(k, fetch, parts.content.chunks.__getitem__)
+    return best(k, fetch, parts.content.chunks.found)
 
 
 def apart(one: Parts, other: Parts) -> float:

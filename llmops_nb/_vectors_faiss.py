@@ -24,6 +24,7 @@ SHARES = (1.0, 0.7, 0.5, 0.3, 0.2, 0.14, 0.1, 0.07, 0.05, 0.03, 0.02, 0.01)  # â
 QUERIES = 200  # â€¦ over so many queries
 FETCH = {"": 1.0, "sq8": 1.5, "pq": 16.0}  # By quantizer: candidates taken for each result, then scored by the full vectors
 BLOCK = 16_384  # Rows in one task
+ROOM = 128_000_000  # Bytes in which what filters keep is remembered, for one index
 
 
 @contextmanager
@@ -91,6 +92,13 @@ class Selection:
         self.tail = np.flatnonzero(keep[indexed:])
         self._options: dict[int, Any] = {}
         self._usual: bool | None = None
+        self.scans = 0
+        self.near: Matrix | None = None  # The vectors of its rows side by side, when it is scanned again and again
+
+    @property
+    def bytes(self) -> int:
+        "About how much memory it takes, besides what is used only while it is asked."
+        return len(self.keep) + 8 * self.count + (self.near.rows.nbytes if self.near is not None else 0)
 
     def usual(self, asked: Asked | None) -> bool:
         "Whether what was measured with rows kept at random holds for these: many are kept, or they look like it."
@@ -182,9 +190,10 @@ class Held:
 
     def selection(self, keep: Any) -> Selection:
         "What is needed to search under a filter; remembered for masks that cannot change."
-        known = self._selections.get(id(keep))
-        if known is not None:
-            return known
+        with self._lock:
+            if (known := self._selections.get(id(keep))) is not None:
+                self._selections.move_to_end(id(keep))
+                return known
         mask = np.asarray(keep)
         if mask.dtype != bool or mask.shape != (self.rows,):
             raise ConfigurationError(f"`keep` is {mask.dtype} of the shape {mask.shape}: one truth value for each of {self.rows} rows is needed.")
@@ -192,9 +201,25 @@ class Held:
         if mask is keep and mask.base is None and not mask.flags.writeable:
             with self._lock:
                 self._selections[id(keep)] = selection
-                if len(self._selections) > 64:
-                    self._selections.popitem(last=False)
+                self._forget()
         return selection
+
+    def _forget(self) -> None:
+        "Drop what was not asked for the longest time, until the rest fits."
+        used = sum(one.bytes for one in self._selections.values())
+        while used > ROOM and len(self._selections) > 1:
+            used -= self._selections.popitem(last=False)[1].bytes
+
+    def _scan(self, query: Any, chosen: Selection) -> Any:
+        "Scores of the rows that a filter keeps; from the third time on from a copy of their vectors: the same numbers, two to four times as fast."
+        if chosen.near is None:
+            chosen.scans += 1
+            if chosen.scans != 3 or 4 * chosen.count * self.dimension > ROOM // 4:
+                return self.main.scores(query, chosen.rows)
+            chosen.near = Matrix(self.main.rows[chosen.rows])
+            with self._lock:
+                self._forget()
+        return chosen.near.scores(query, chosen.near.everything)
 
     def search(self, query: Any, k: int, chosen: Selection | None, effort: int | None) -> tuple[Any, Any]:
         "Scores and numbers of the k best; without an effort, or when the structure finds too few, by a scan."
@@ -211,9 +236,12 @@ class Held:
             rows = self.asked.candidates(query, min(math.ceil(self.fetch * k), len(main)), effort, chosen)
             if len(rows) < k and len(rows) < (len(main) if chosen is None else chosen.count - len(chosen.tail)):
                 rows = None
-        if rows is None:
-            rows = main.everything if chosen is None else chosen.rows
-        scores = main.scores(query, rows)
+        if rows is not None:
+            scores = main.scores(query, rows)
+        elif chosen is None:
+            rows, scores = main.everything, main.scores(query, main.everything)
+        else:
+            rows, scores = chosen.rows, self._scan(query, chosen)
         if len(self.tail):
             late = self.tail.everything if chosen is None else chosen.tail
             scores, rows = np.concatenate([scores, self.tail.scores(query, late)]), np.concatenate([rows, late + len(main)])

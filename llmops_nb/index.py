@@ -5,6 +5,7 @@
 # %% ../nbs/43_index.ipynb #90ffd929
 from __future__ import annotations
 
+import math
 import re
 import threading
 import time
@@ -22,7 +23,7 @@ from .chunks import approximate_tokens
 from .core import Chunk, ConfigurationError, DataError, Document, Embedder, need, unknown
 from .documents import Corpus
 from .embedding import embed_all
-from .filters import Columns, read_filter
+from .filters import Columns
 from .splitters import cut
 from .store import digest, short
 from .vectors import Structure
@@ -161,16 +162,12 @@ class _State:
     embedder: Embedder | None
 
     @cached_property
-    def columns(self) -> Columns:
-        content = self.parts.content
-        return Columns.of([document.metadata for document in content.documents]).take(content.owners)
+    def filters(self) -> search.Filters:
+        return search.Filters(self.parts, self.meta.fields)
 
-    def keep(self, where: Mapping[str, Any] | None, now: float | None) -> Any:
-        "Which rows a query may find; None for all of them."
-        if not self.parts.content.standing.size or not where and "expires" not in self.meta.fields:
-            return None
-        mask = self.columns.mask(read_filter(where, self.meta.fields), time.time() if now is None else now)
-        return None if mask.all() else mask
+    def kept(self, where: Mapping[str, Any] | None, now: float | None) -> search.Kept:
+        "The rows that a query may find."
+        return self.filters.kept(where, time.time() if now is None else now)
 
 # %% ../nbs/43_index.ipynb #adea82d9
 def fitting_query(
@@ -185,8 +182,8 @@ def fitting_query(
         raise ConfigurationError("This index holds words only. Name an embedder in its recipe, or retrieve with mode 'bm25'.")
     if meta.dimension not in (0, len(query)):
         raise ConfigurationError(f"The query has {len(query)} dimensions, the index {meta.dimension}, made by {meta.embedder!r}. Ask with the embedder that made it.")
-    if not np.isfinite(query).all():
-        raise ConfigurationError("The query's vector holds numbers that are not finite. Ask with the embedder that made the index.")
+    if not math.isfinite(query.dot(query)):
+        raise ConfigurationError("The query's vector holds numbers that are not finite, or too large to compare. Ask with the embedder that made the index.")
     return query
 
 # %% ../nbs/43_index.ipynb #3bdae12f
@@ -249,12 +246,12 @@ class _Searchable(_Readable):
     def nearest(self, vector: Any, k: int, where: Mapping[str, Any] | None = None, now: float | None = None) -> Found:
         "The chunks whose vectors are nearest; raises `ConfigurationError` for a vector that does not fit or a filter that cannot be."
         state = self._state
-        return search.nearest(state.parts, fitting_query(state.meta, vector), k, state.keep(where, now))
+        return search.nearest(state.parts, fitting_query(state.meta, vector), k, state.kept(where, now))
 
     def matching(self, query: str, k: int, where: Mapping[str, Any] | None = None, now: float | None = None) -> Found:
         "The chunks that share words with the query, by BM25; raises `ConfigurationError` for a filter that cannot be."
         state = self._state
-        return search.matching(state.parts, words_of(query, state.meta.recipe), k, state.keep(where, now))
+        return search.matching(state.parts, words_of(query, state.meta.recipe), k, state.kept(where, now).rows)
 
     def beside(self, chunk: Chunk, before: int = 1, after: int = 1) -> list[Chunk]:
         "The chunks before and after one in its document, without itself; raises `DataError` for a chunk that is not in the index."
@@ -277,7 +274,7 @@ class _Searchable(_Readable):
 
     def plan(self, where: Mapping[str, Any] | None = None, now: float | None = None, k: int = 10) -> str:
         "How `nearest` will search under a filter, and with which recall."
-        return search.planned(self._state.parts, self._state.keep(where, now), k)
+        return search.planned(self._state.parts, self._state.kept(where, now).rows, k)
 
     def difference(self, other: _Searchable) -> str:
         "Why its files are not, byte for byte, those of another index with its digest; '' when they are."

@@ -160,6 +160,21 @@ def test_unknown_fields_and_nonsense_are_refused(make):
     assert index.nearest(np.ones(26), 0) == index.matching("while", -1) == []
 
 
+def test_what_a_filter_keeps_is_remembered_for_that_filter_and_time_alone(make):
+    rows = {"a": {"v": 1}, "b": {"v": True}, "c": {"v": "1", "expires": 100.0}, "d": {"v": [1, "x"], "expires": 200}}
+    index = make([doc(id, f"{TEXT[id]} {id}", **metadata) for id, metadata in rows.items()])
+    wheres = [None, {}, {"v": 1}, {"v": 1.0}, {"v": True}, {"v": "1"}, {"v": {"in": [1, True]}}, {"v": {"in": (True, 1)}}, {"not": {"v": 1}}, {"v": {"exists": True}}, {"all": []}, {"any": []}]
+    for where in (wheres + wheres[::-1]) * 2:
+        for now in (0, 99.9, 100, 150.0, 200, 1e18, -1e18, 0):
+            kept = {id for id, metadata in rows.items() if matches(read_filter(where, index.fields), metadata, now)}
+            near, _ = found(index, "while file", 20, where=where, now=now)
+            assert {chunk.document for chunk, _ in near} == kept, (where, now)
+    for wrong in ({"v": b"1"}, {"v": None}, {"v": math.nan}, {1: 1}, {"v": {"in": "1"}}, {"v": object()}):
+        for _ in range(2):
+            with pytest.raises(ConfigurationError):
+                index.nearest(np.ones(26), 3, wrong)
+
+
 def test_what_has_expired_is_not_found_and_purge_takes_it_out(make):
     embedder = Counting()
     index = make([doc("a", TEXT["a"], expires=100.0), doc("b", TEXT["b"], expires=200), doc("c", TEXT["c"])], embedder)

@@ -261,7 +261,7 @@ def test_columns_and_index_together_and_many_at_once(built: VectorIndex) -> None
     faiss.omp_set_num_threads(threads)
 
 
-def test_a_mask_that_changes_is_looked_at_again(built: VectorIndex) -> None:
+def test_a_mask_that_changes_is_looked_at_again(built: VectorIndex, monkeypatch: pytest.MonkeyPatch) -> None:
     keep = np.ones(6000, bool)
     best = built.search(ASKED[0], 1, keep)[1][0]
     keep[best] = False
@@ -271,11 +271,28 @@ def test_a_mask_that_changes_is_looked_at_again(built: VectorIndex) -> None:
     second = built.search(ASKED[0], 1, view)[1][0]
     keep[second] = False
     assert built.search(ASKED[0], 1, view)[1][0] != second
+    monkeypatch.setattr("llmops_nb._vectors_faiss.ROOM", 1_000_000)
     for _ in range(200):
         frozen = np.random.default_rng(1).random(6000) < 0.5
         frozen.flags.writeable = False
         built.search(ASKED[0], 1, frozen)
     assert len(built.held._selections) <= 64
+
+
+def test_a_filter_that_comes_again_is_scanned_side_by_side_with_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = VectorIndex.build(POINTS, Structure("flat"))
+    masks = [np.arange(6000) % 60 == part for part in range(60)]
+    for mask in masks:
+        mask.flags.writeable = False
+    first, *others = [index.search(ASKED[0], 10, masks[7]) for _ in range(5)]
+    chosen = index.held.selection(masks[7])
+    assert chosen.near is not None and len(chosen.near) == 100
+    for scores, rows in others:
+        assert scores.tobytes() == first[0].tobytes() and rows.tolist() == first[1].tolist()
+    monkeypatch.setattr("llmops_nb._vectors_faiss.ROOM", 300_000)
+    for mask in masks * 4:
+        index.search(ASKED[0], 10, mask)
+        assert sum(one.bytes for one in index.held._selections.values()) <= 300_000
 
 
 def test_files_that_are_not_what_was_written_are_told_by_name(built: VectorIndex, tmp_path: Path) -> None:
