@@ -349,7 +349,7 @@ def embedded(
 
 # %% ../nbs/43_index.ipynb #976bda46
 class FileIndex(_Searchable):
-    "An index in files; made by `build_index`. A change moves it to the directory of its new digest."
+    "An index in files; made by `build_index`. A change moves it to the directory of its new digest; `delete` and `purge` remove the one before."
 
     def __init__(
         self,
@@ -383,29 +383,29 @@ class FileIndex(_Searchable):
         "Lay the vectors out as in an index made from nothing: without those that are gone, in a structure trained on all that are there."
         with self._changing:
             if self._state.meta.history:
-                self._state = _kept(self._state, _compacted(self._state))
+                self._state = _kept(_compacted(self._state))
             return Change(same=self.meta.documents, rows=len(self))
 
     def _move(self, documents: Iterable[Document], gone: Sequence[str], embedder: Embedder | None, progress: Callable[[int, int], None] | None) -> Change:
         with self._changing:
-            state, change = _change(self._state, documents, gone, embedder or self._state.embedder, progress)
-            if state is not self._state:
-                self._state, self.origin = _kept(self._state, state), "changed"
+            before = self._state
+            state, change = _change(before, documents, gone, embedder or before.embedder, progress)
+            if state is not before:
+                self._state, self.origin = _kept(state), "changed"
+                if change.removed:
+                    files.remove(self._state.home / before.meta.digest[:16])
             return change
 
 # %% ../nbs/43_index.ipynb #890b569d
-def _kept(before: _State, state: _State) -> _State:
-    "A new state on disk, and the one before it gone."
+def _kept(state: _State) -> _State:
+    "A new state on disk; those before it stay."
     path = state.home / state.meta.digest[:16]
     with files.locked(path):
         try:
             found = _load(path, state.meta.digest, state.embedder)  # Somebody came to the same state
         except DataError:
             found = None
-        state = _save(state, path) if found is None or found.meta.history and not state.meta.history else found
-    if before.meta.digest != state.meta.digest:
-        files.remove(before.home / before.meta.digest[:16])
-    return state
+        return _save(state, path) if found is None or found.meta.history and not state.meta.history else found
 
 
 def _compacted(state: _State) -> _State:

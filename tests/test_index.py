@@ -491,6 +491,21 @@ def test_changes_leave_nothing_of_what_was_deleted(corpus, tmp_path):
     assert build_index(corpus, LETTERS, Letters(), tmp_path).origin == "loaded", "the digest of what is left"
 
 
+def test_an_upsert_leaves_the_index_that_somebody_else_uses(corpus, tmp_path):
+    old = build_index(corpus, LETTERS, Letters(), tmp_path)
+    index = build_index(corpus, LETTERS, Letters(), tmp_path)
+    asked = [chunk.id for chunk, _ in old.matching("while", 9)]
+    index.upsert([Document("note", "A while later.")])
+    assert {path.name for path in directories(tmp_path)} == {old.digest[:16], index.digest[:16]}
+    assert build_index(corpus, LETTERS, Letters(), tmp_path).origin == "loaded", "whoever starts on the old label"
+    assert [chunk.id for chunk, _ in old.matching("while", 9)] == asked and len(index) == len(old) + 1
+    before = index.digest
+    index.upsert([Document("secret", "The passphrase is xylophone.", metadata={"expires": 5})])
+    index.purge(now=6)
+    assert index.digest == before, "back where it was"
+    assert {path.name for path in directories(tmp_path)} == {old.digest[:16], index.digest[:16]}, "only what held the words is gone"
+
+
 def test_a_killed_change_leaves_the_old_state(tmp_path):
     code = """
         import sys
@@ -518,8 +533,9 @@ def test_a_killed_change_leaves_the_old_state(tmp_path):
         assert done.returncode == -signal.SIGKILL
         index = build_index(Corpus("c", (Document("a", "First text."),)), LETTERS, Letters(), state)
         assert (index.origin, len(index)) == ("loaded", 1)
+        before = index.digest[:16]
         assert index.upsert([Document("b", "Second text.")]).added == ("b",)
-        assert [path.name for path in directories(state)] == [index.digest[:16]]
+        assert {path.name for path in directories(state)} == {before, index.digest[:16]}
 
 
 def test_the_recipe_says_how_to_cut(corpus, tmp_path):
