@@ -201,7 +201,9 @@ def sketch(
     import numpy as np
     from rensa import RMinHash
 
-    return bytes(np.asarray(RMinHash.digests_from_token_sets([list(phrases(text))], _WIDTH, 7), dtype="<u4").tobytes())
+    drawn = RMinHash(_WIDTH, 7)  # Not its function for many texts, which wakes a thread on every processor
+    drawn.update(list(phrases(text)))
+    return bytes(np.asarray(drawn.digest(), dtype="<u4").tobytes())
 
 # %% ../nbs/08_duplicates.ipynb #08d0c004
 def near_copies(
