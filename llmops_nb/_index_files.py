@@ -275,3 +275,27 @@ def read_index(path: Path, name: str, kind: type[T]) -> tuple[T, Parts]:
         return meta, load(path, meta.files, meta.documents)
     except DataError as error:
         raise DataError(f"{error} (written with {', '.join(f'{name} {version}' for name, version in meta.made_with.items())})") from error
+
+
+def versions(embedder: str) -> dict[str, str]:
+    "Versions of the libraries that write the files, with or without vectors."
+    return {name: str(need(name, "retrieval").__version__) for name in ("bm25s", *(("faiss",) if embedder else ()))}
+
+
+def predecessor(home: Path, meta: Any) -> tuple[Any, Parts] | None:
+    "The newest index of the same corpus, recipe, embedder and libraries, if it is one of the twelve written last; None when there is none, or it is damaged."
+    written: list[tuple[float, Path]] = []
+    for path in home.glob("*/meta.json"):
+        try:
+            written.append((path.stat().st_mtime, path.parent))
+        except OSError:
+            continue  # Removed meanwhile
+    wanted = (meta.corpus, meta.recipe, meta.embedder, meta.embedder_digest, versions(meta.embedder))
+    for _, path in sorted(written, reverse=True)[:12]:
+        try:
+            found = read_meta(path, type(meta))
+            if (found.corpus, found.recipe, found.embedder, found.embedder_digest, found.made_with) == wanted:
+                return read_index(path, found.digest, type(meta))
+        except DataError:
+            continue
+    return None

@@ -301,12 +301,11 @@ def _change(state: _State, documents: Iterable[Document], gone: Sequence[str], e
 
 def _described(meta: Meta, parts: files.Parts) -> Meta:
     "What an index of these parts is."
-    content, libraries = parts.content, ("bm25s", *(("faiss",) if meta.embedder else ()))
-    made_with = {name: str(need(name, "retrieval").__version__) for name in libraries}
+    content = parts.content
     fields = Columns.of([held.metadata for held in content.documents]).names
     dimension = meta.dimension if parts.vectors is None else parts.vectors.dimension
     now = described(meta, {held.id: held.digest for held in content.documents}, fields, dimension)
-    return replace(now, copies=content.copies(), made_with=made_with, history=files.history(parts))
+    return replace(now, copies=content.copies(), made_with=files.versions(meta.embedder), history=files.history(parts))
 
 
 def described(
@@ -354,7 +353,7 @@ class FileIndex(_Searchable):
     def __init__(
         self,
         state: _State,  # What it is now
-        origin: str,  # How it came to be: "built", "rebuilt", "loaded" or "changed"
+        origin: str,  # How it came to be: "built", "derived" from another version, "rebuilt", "loaded" or "changed"
     ):
         super().__init__(state, origin)
         self._changing = threading.Lock()
@@ -484,7 +483,12 @@ def _load_or_make(corpus: Corpus, empty: _State, path: Path, progress: Callable[
         except DataError as error:
             warnings.warn(f"The index {short(empty.meta.digest)} of {corpus.name!r} is made again: {error}.", stacklevel=3)
             origin = "rebuilt"
-    made, change = _change(empty, corpus.documents, (), empty.embedder, progress)
+    found = files.predecessor(empty.home, empty.meta) if origin == "built" else None
+    before = replace(empty, meta=found[0], parts=found[1]) if found else empty
+    ids = {document.id for document in corpus.documents}
+    gone = [held.id for held in before.parts.content.documents if held.id not in ids]
+    made, change = _change(before, corpus.documents, gone, empty.embedder, progress)
     if not change.rows:
         raise DataError(f"Corpus {corpus.name!r} holds headings only, nothing to search in.")
-    return FileIndex(_save(made, path), origin)
+    made = _compacted(made) if made.meta.history else made  # Structures are trained on all, as in a build from nothing
+    return FileIndex(_save(made, path), "derived" if found else origin)

@@ -491,6 +491,58 @@ def test_changes_leave_nothing_of_what_was_deleted(corpus, tmp_path):
     assert build_index(corpus, LETTERS, Letters(), tmp_path).origin == "loaded", "the digest of what is left"
 
 
+WORDS_DRAWN = st.lists(st.sampled_from(["while", "file", "loop", "with"]), min_size=1, max_size=4)
+DRAWN = st.builds(lambda words, n: Document("", "\n\n".join(f"# {word}\n\n{word} {words[0]} suite" for word in words), f"t{n}", {"n": n}), WORDS_DRAWN, st.integers(0, 1))
+CORPORA = st.lists(st.dictionaries(st.sampled_from("abcde"), DRAWN, min_size=1), min_size=2, max_size=5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(CORPORA, st.sampled_from([WORDS, LETTERS, replace(LETTERS, structure=Structure("hnsw"))]))
+def test_a_version_made_from_another_is_the_one_made_from_nothing(versions, recipe):
+    embedder = Letters() if recipe.embedder else None
+    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
+        for number, documents in enumerate(versions):
+            corpus = Corpus("c", tuple(replace(document, id=id) for id, document in documents.items()))
+            made = build_index(corpus, recipe, embedder, Path(one))
+            fresh = build_index(corpus, recipe, embedder, Path(two) / str(number))
+            assert (made.origin in ("derived", "loaded") or not number) and fresh.origin == "built"
+            assert (made.digest, made.chunks, made.meta, made.difference(fresh)) == (fresh.digest, fresh.chunks, fresh.meta, "")
+            for where in (None, {"n": 0}):
+                assert made.matching("while file", 5, where) == fresh.matching("while file", 5, where)
+                if embedder:
+                    assert made.nearest(embedder(["while"])[0], 5, where) == fresh.nearest(embedder(["while"])[0], 5, where)
+
+
+def test_only_an_index_like_it_is_changed_into_the_next_version(corpus, tmp_path, monkeypatch):
+    class Asked(Letters):
+        asked: list = []
+
+        def __call__(self, texts):
+            self.asked += texts
+            return super().__call__(texts)
+
+    def derived(recipe=LETTERS, name=corpus.name):
+        Asked.asked = []
+        return build_index(Corpus(name, (*corpus.documents[:-1], Document("note", "A while later."))), recipe, Asked() if recipe.embedder else None, tmp_path / "state").origin, len(set(Asked.asked))
+
+    def again():
+        shutil.rmtree(tmp_path / "state", ignore_errors=True)
+        return build_index(corpus, LETTERS, Letters(), tmp_path / "state")
+
+    again()
+    assert derived() == ("derived", 1), "one new text"
+    again()
+    assert derived(replace(LETTERS, overlap=5))[0] == derived(WORDS)[0] == "built", "another recipe"
+    again()
+    assert derived(name="other")[0] == "built", "another corpus"
+    file = tmp_path / "state" / "index" / again().digest[:16] / "chunks.jsonl"
+    file.write_bytes(file.read_bytes().replace(b"while", b"whale"))
+    assert derived()[0] == "built", "damaged"
+    again()
+    monkeypatch.setattr("bm25s.__version__", "0.0.1")
+    assert derived()[0] == "built", "another version of a library"
+
+
 def test_an_upsert_leaves_the_index_that_somebody_else_uses(corpus, tmp_path):
     old = build_index(corpus, LETTERS, Letters(), tmp_path)
     index = build_index(corpus, LETTERS, Letters(), tmp_path)
