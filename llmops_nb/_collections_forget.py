@@ -28,19 +28,20 @@ def held_texts(collection: Collection) -> dict[str, set[str]]:
 def tombstones_for(collection: Collection, ids: Sequence[str], held: Mapping[str, set[str]], why: str) -> tuple[list[Tombstone], set[int]]:
     "Tombstones with what can be searched for later: pieces that no document has that stays."
     earlier, at = tombstones(collection), now_text()
-    mine = {id: [t for t in sorted(held.get(id, ())) if collection.texts._path(t).is_file()] for id in ids}
+    all_of = {id: held.get(id, set()) | set(earlier[id].texts if id in earlier else ()) for id in ids}
+    mine = {id: [t for t in sorted(all_of[id]) if collection.texts._path(t).is_file()] for id in ids}
     own = {id: {p for t in texts for p in pieces(collection.texts.get(t).decode("utf-8", "surrogatepass"))} | set(earlier[id].pieces if id in earlier else ()) for id, texts in mine.items()}
     wanted = Wanted({p for some in own.values() for p in some})
-    alike: dict[str, set[str]] = {id: set() for id in ids}
+    alike = {id: {other for other in (earlier[id].copies if id in earlier else ()) if held.get(other)} for id in ids}
     shared: set[int] = set()
     for other in (id for id in held if id not in ids):
         for text in (t for t in held[other] if collection.texts._path(t).is_file()):
             here = wanted.in_file(collection.texts._path(text))
             shared |= here
             for id in ids:
-                if text in held.get(id, ()) or 2 * len(here & own[id]) > max(1, len(own[id])):
+                if text in all_of[id] or 2 * len(here & own[id]) > max(1, len(own[id])):
                     alike[id].add(other)
-    stones = [Tombstone(id, at, why, tuple(sorted(held.get(id, set()) | set(earlier[id].texts if id in earlier else ()))), tuple(sorted(own[id] - shared)), tuple(sorted(alike[id]))) for id in ids]
+    stones = [Tombstone(id, at, why, tuple(sorted(all_of[id])), tuple(sorted(own[id] - shared)), tuple(sorted(alike[id]))) for id in ids]
     return stones, {p for some in own.values() for p in some} - shared
 
 
@@ -153,7 +154,7 @@ def search_files(collection: Collection, stones: Sequence[Tombstone], wanted: Wa
     "How many files and bytes of state and reports were searched, where something is left, and what is packed."
     state, reports = collection.settings.state, collection.settings.reports
     files, size, left, unseen = 0, 0, list[str](), list[str]()
-    digests = {text for stone in stones for text in stone.texts}
+    digests = {text for stone in stones for text in stone.texts} - {text for texts in held_texts(collection).values() for text in texts}
     for copy in sorted((state / "collections").glob("*/git/*/")):
         unseen.append(f"{copy.relative_to(state).as_posix()} is a copy of a git repository, packed.")
     for path in files_in([state, reports]):
@@ -161,8 +162,8 @@ def search_files(collection: Collection, stones: Sequence[Tombstone], wanted: Wa
         name = path.relative_to(state if path.is_relative_to(state) else reports.parent).as_posix()
         if found := wanted.in_file(path):
             left.append(f"{name} holds {len(found)} pieces. {'Delete the run.' if path.is_relative_to(reports) else 'Look at it, or delete it.'}")
-        if path.is_relative_to(collection.path / "texts") and path.parent.name + path.name in digests and not any(stone.copies for stone in stones):
-            left.append(f"{name} is a text of it.")
+        if path.is_relative_to(collection.path / "texts") and path.parent.name + path.name in digests:
+            left.append(f"{name} is a text of it. Forget once more.")
         if path.suffix in (".gz", ".zip", ".npz", ".parquet", ".zst", ".xz", ".bz2"):
             unseen.append(f"{name} is packed.")
     return files, size, left, unseen

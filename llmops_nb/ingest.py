@@ -79,7 +79,7 @@ def read_ingest_plan(
     where: str = "sources.yaml",  # For errors
 ) -> IngestPlan:
     "A plan from what a person wrote, checked; raises `ConfigurationError` that names what is wrong and what is known."
-    if not isinstance(values, Mapping) or not isinstance(values.get("sources"), list) or not values["sources"]:
+    if not isinstance(values, Mapping) or not isinstance(values.get("sources"), list) or not values["sources"] or not values.get("collection"):
         raise ConfigurationError(f"{where}: write `collection: NAME` and under `sources:` a list, such as `- folder: docs`.")
     for key in values:
         if key not in _KEYS:
@@ -93,7 +93,7 @@ def read_ingest_plan(
     sources = tuple(_read_source(spec, number, root, policy, where) for number, spec in enumerate(values["sources"], start=1))
     if twice := [name for name, count in Counter(one.rules.source for one in sources).items() if count > 1]:
         raise ConfigurationError(f"{where}: two sources are named {twice[0]!r}. Give one of them another `name`.")
-    plan = IngestPlan(str(values.get("collection", "")), sources, policy, copies, build(ParseLimits, values.get("limits") or {}, f"{where}, limits"), values.get("stale_after", "30d"), root)
+    plan = IngestPlan(str(values["collection"]), sources, policy, copies, build(ParseLimits, values.get("limits") or {}, f"{where}, limits"), values.get("stale_after", "30d"), root)
     seconds_of(plan.stale_after, f"{where}: stale_after")
     Collection(plan.collection, Settings())
     return plan
@@ -111,7 +111,7 @@ def _read_source(spec: Any, number: int, root: Path, policy: Policy, where: str)
         raise ConfigurationError(f"{where}, source {spec.get('name') or number}: {error} Beside its own keys a source can have {', '.join(_OWN)}.") from error
     own = {key: value for key, value in spec.items() if key in _OWN and key != "prefix"}
     rules = build(SourceRules, {"source": name, **own}, f"{where}, source {name}")
-    check_source_rules(rules, policy)
+    check_source_rules(rules, policy, where)
     return PlannedSource(rules, {**theirs, "name": name}, str(spec.get("prefix") or ""))
 
 
@@ -123,7 +123,7 @@ def load_ingest_plan(
 
     file = Path(path) / "sources.yaml" if Path(path).is_dir() else Path(path)
     if not file.is_file():
-        raise ConfigurationError(f"There is no file {file.name!r} here. A plan begins with `collection: handbook`, then `sources:` and a list such as `- folder: docs`.")
+        raise ConfigurationError(f"There is no file {file.as_posix()!r}. A plan begins with `collection: handbook`, then `sources:` and a list such as `- folder: docs`.")
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

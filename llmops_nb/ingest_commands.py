@@ -37,7 +37,7 @@ def ingest_command(context: click.Context, plan: Path, dry_run: bool, again: boo
 
     read = load_ingest_plan(plan)
     report = ingest(read, load_settings("."), not quiet, dry_run, again, accept_deletions, workers, label)
-    more = "" if dry_run or not report.version else f"\nLook at it with: llmops collection show {report.collection}"
+    more = "" if dry_run or not report.version else f"\n{f'{label} stands for it. ' if label else ''}Look at it with: llmops collection show {report.collection}"
     show(report, as_json, f"{report}{more}")
     context.exit(3 if strict and (report.quarantined or report.stale) else 0)
 
@@ -147,8 +147,9 @@ def label_collection(name: str, label: str, why: str, remove: bool, as_json: boo
         rows = [[k, m.version[:12] or "taken away", m.at[:16], m.by, m.why] for k, moves in trail.labels.items() for m in reversed(moves)]
         show({"now": trail.now, "trail": trail.labels}, as_json, table(rows, ["label", "version", "at", "by", "why"]) if rows else f"{collection.name} has no labels yet. Set one with: llmops collection label {collection.name} production")
         return
+    before = collection.trail.now.get(label, "")
     move = move_label(collection.path / collection.name, label, "", why) if remove else label_version(collection, label, version, why)
-    show({"label": label, "move": move}, as_json, _moved(collection.name, label, move))
+    show({"label": label, "move": move}, as_json, f"{label} of {collection.name} stands for {before[:12]} already; nothing was moved." if move.version == before else _moved(collection.name, label, move))
 
 
 def _moved(name: str, label: str, move: Any) -> str:

@@ -141,6 +141,8 @@ def read_policy(
     where: str = "sources.yaml, policy",  # For errors
 ) -> Policy:
     "A policy from what a person wrote, checked; raises `ConfigurationError`."
+    if isinstance(values, Mapping) and not isinstance(values.get("pii"), (Mapping, type(None))):
+        raise ConfigurationError(f"{where}: pii: expected keys and values such as `pii: {{action: redact}}`, found {_shown(values['pii'])}.")
     if isinstance(values, Mapping) and isinstance(values.get("fields"), Mapping):
         values = {**values, "fields": {str(k): build(FieldRule, v or {}, f"{where}, field {k}") for k, v in values["fields"].items()}}
         plain = build(Policy, {k: v for k, v in values.items() if k != "fields"}, where)
@@ -181,9 +183,10 @@ def _check_rule(name: str, rule: FieldRule, where: str) -> None:
 def check_source_rules(
     rules: SourceRules,  # Of one source
     policy: Policy,  # That they go with
+    file: str = "sources.yaml",  # For errors
 ) -> None:
     "Raise `ConfigurationError` for rules that do not fit the policy."
-    where = f"sources.yaml, source {rules.source}"
+    where = f"{file}, source {rules.source}"
     if rules.sensitivity:
         _known("class of sensitivity", rules.sensitivity, policy.sensitivity, where)
     if rules.retention:

@@ -126,7 +126,7 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> dict[str, Memory]:
     "Sources by name, opened by `memory: NAME` in a plan; other sources as always."
     known: dict[str, Memory] = {}
     real = ingest_page.open_source
-    monkeypatch.setattr(ingest_page, "open_source", lambda spec, root: known[spec["memory"]] if "memory" in spec else real(spec, root))
+    monkeypatch.setattr(ingest_page, "open_source", lambda spec, root, copies=None: known[spec["memory"]] if "memory" in spec else real(spec, root, copies))
     return known
 
 
@@ -140,7 +140,9 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> dict[str, Memory]:
         ({"collection": "c", "sources": []}, "under `sources:` a list"),
         ({"collection": "c", "sources": ["docs"]}, "found 'docs'"),
         ({"collection": "C c", "sources": [{"folder": "docs"}]}, "cannot name a collection"),
-        ({"sources": [{"folder": "docs"}]}, "'' cannot name a collection"),
+        ({"sources": [{"folder": "docs"}]}, "write `collection: NAME`"),
+        ({"collection": "c", "sources": [{"folder": "docs"}], "policy": {"pii": "redact"}}, "such as `pii: {action: redact}`, found 'redact'"),
+        ({"collection": "c", "sources": [{"folder": "docs", "retention": "3 months"}]}, "other.yaml, source docs: retention"),
         ({"collection": "../up", "sources": [{"folder": "docs"}]}, "cannot name a collection"),
         ({"collection": "c", "sources": [{"folder": "docs"}], "polices": {}}, "Did you mean 'policy'"),
         ({"collection": "c", "sources": [{"folder": "docs"}, {"folder": "docs"}]}, "two sources are named 'docs'"),
@@ -157,12 +159,12 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> dict[str, Memory]:
 )
 def test_a_plan_that_cannot_work_is_refused(tmp_path: Path, values: Any, said: str) -> None:
     with pytest.raises(ConfigurationError) as error:
-        read_ingest_plan(values, tmp_path)
+        read_ingest_plan(values, tmp_path, "other.yaml")
     assert said in str(error.value)
 
 
 def test_a_plan_is_found_and_read(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="There is no file 'sources.yaml' here"):
+    with pytest.raises(ConfigurationError, match="There is no file '.*sources.yaml'"):
         load_ingest_plan(tmp_path)
     (tmp_path / "sources.yaml").write_text("collection: [")
     with pytest.raises(ConfigurationError, match="is not YAML"):
@@ -810,6 +812,19 @@ def test_a_copy_that_stays_is_named_and_kept(place: Place) -> None:
     assert any("stays as b.md" in line for line in proof.unseen)
     assert place.run().added == ("b.md",)
     assert place.collection.corpus().document("b.md").text == text
+    again = forget(place.collection, ["a.md"])
+    assert again.clean, "what a copy still needs is not left over"
+    assert any("stays as b.md" in line for line in again.unseen)
+    (place.docs / "b.md").unlink()
+    place.run()
+    assert forget(place.collection, ["b.md"]).clean
+    assert not any("stays as b.md" in line for line in forget(place.collection, ["a.md"]).unseen)
+    digest = tombstones(place.collection)["b.md"].texts[0]
+    back = place.collection.texts._path(digest)
+    back.parent.mkdir(exist_ok=True)
+    back.write_text(text)
+    assert any("is a text of it" in line for line in prove_forgotten(place.collection).left)
+    assert forget(place.collection, ["a.md"]).clean
 
 
 def test_a_forgetting_that_was_killed_is_finished_by_the_next(place: Place) -> None:
