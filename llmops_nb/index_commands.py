@@ -5,6 +5,7 @@
 # %% ../nbs/93_index_commands.ipynb #42ba0fe4
 from __future__ import annotations
 
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,11 @@ from typing import Any
 import click
 
 from .cli import as_json, main, show, table
-from .core import ConfigurationError, DataError
+from .core import ConfigurationError, DataError, RunError
 
 # %% auto #0
 __all__ = ['index_group', 'build_command', 'list_command', 'show_command', 'search_command', 'verify_command', 'purge_command',
-           'compact_command']
+           'compact_command', 'remove_command']
 
 # %% ../nbs/93_index_commands.ipynb #372a9dbd
 def _made(experiment: Path, state: Path | None = None) -> Any:
@@ -47,7 +48,7 @@ def _told(index: Any) -> dict[str, Any]:
 # %% ../nbs/93_index_commands.ipynb #900f0872
 @main.group("index")
 def index_group() -> None:
-    "Indexes: build, list, show, search, verify, purge what has expired, compact."
+    "Indexes: build, list, show, search, verify, purge what has expired, compact, remove."
 
 
 @index_group.command("build")
@@ -65,6 +66,14 @@ def _opened(name: str) -> Any:
     from llmops_nb.settings import load_settings
 
     return _made(Path(name)) if Path(name).exists() else find_index(name, load_settings("."))
+
+
+def _prefix(name: str) -> str:
+    "What an experiment puts before its queries; nothing for an index that was named by its digest."
+    from llmops_nb.app import load_parts
+    from llmops_nb.settings import load_settings
+
+    return str(load_parts(Path(name), load_settings("."))[0].retrieval.query_prefix) if Path(name).exists() else ""
 
 
 @index_group.command("list")
@@ -108,21 +117,25 @@ def _filter(text: str) -> Any:
 @click.argument("query")
 @click.option("-k", "--top-k", "k", default=5, show_default=True, type=click.IntRange(min=1), help="Chunks to find.")
 @click.option("--by", type=click.Choice(["words", "meaning"]), default="words", show_default=True, help="BM25, or nearest vectors.")
+@click.option("--query-prefix", "prefix", default=None, metavar="TEXT", help="Put before QUERY when it is embedded. Default: the experiment's, else none.")
 @click.option("--where", default="", metavar="JSON", help="A filter on the metadata of documents.")
 @click.option("--now", type=float, default=None, metavar="SECONDS", help="Epoch seconds; what has expired by then is not found. Default: now.")
 @as_json
-def search_command(name: str, query: str, k: int, by: str, where: str, now: float | None, as_json: bool) -> None:
+def search_command(name: str, query: str, k: int, by: str, prefix: str | None, where: str, now: float | None, as_json: bool) -> None:
     "Search the index NAME for QUERY by one stage, without an application around it."
     from llmops_nb.embedding import open_embedder
     from llmops_nb.settings import load_settings
 
     index, filter = _opened(name), _filter(where)
+    if by == "words" and prefix:
+        raise ConfigurationError("A query prefix is for embedders. Add --by meaning, or leave --query-prefix out.")
     if by == "words":
         found = index.matching(query, k, filter, now)
     elif not index.meta.embedder:
         raise ConfigurationError("This index holds words only. Search it with --by words.")
     else:
-        found = index.nearest(open_embedder(index.meta.embedder, load_settings("."))([query])[0], k, filter, now)
+        asked = (_prefix(name) if prefix is None else prefix) + query
+        found = index.nearest(open_embedder(index.meta.embedder, load_settings("."))([asked])[0], k, filter, now)
     rows = [{"chunk": chunk.id, "score": score, "heading": chunk.heading, "text": chunk.text, "metadata": index.metadata(chunk.document)} for chunk, score in found]
     lines = table([[place, row["score"], row["chunk"], row["text"]] for place, row in enumerate(rows, start=1)], ["", "score", "chunk", "text"])
     show(rows, as_json, lines if rows else "Nothing is found.")
@@ -182,3 +195,25 @@ def compact_command(name: str, as_json: bool) -> None:
     before = index.meta.history
     index.compact()
     show({"digest": index.digest, "before": before, "search": index.plan() if index.meta.dimension else "words only"}, as_json, f"{index!r}: {f'{before}; made anew' if before else 'as it would be when made anew'}.")
+
+# %% ../nbs/93_index_commands.ipynb #5e1c7a31
+@index_group.command("remove")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@as_json
+def remove_command(names: tuple[str, ...], yes: bool, as_json: bool) -> None:
+    "Remove the indexes NAME, damaged or not, from the disk or the server."
+    from llmops_nb.postgres import find_stored, remove_index
+    from llmops_nb.settings import load_settings
+
+    settings = load_settings(".")
+    found = list({one.digest: one for one in (find_stored(name, settings) for name in names)}.values())
+    lines = [f"{one.digest[:12]} of {f'{one.meta.corpus!r}, {one.meta.documents:,} documents' if one.meta else 'nobody knows what'}, {one.bytes / 1e6:.1f} MB in {one.where}" for one in found]
+    if not yes:
+        if not sys.stdin.isatty():
+            raise ConfigurationError("Nobody can be asked here whether to remove it. Call it with --yes.")
+        if not click.confirm(f"Remove {'; '.join(lines)}?", err=True):
+            raise RunError("Nothing was removed.")
+    for one in found:
+        remove_index(one, settings)
+    show([one.digest for one in found], as_json, "\n".join(f"Removed: {line}" for line in lines))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from . import _postgres_tables as tables
-from ._index_files import read_meta
+from ._index_files import locked, read_meta, remove
 from ._index_rows import decode_chunk, fingerprints, missing
 from ._index_search import best
 from .core import Chunk, ConfigurationError, DataError, Document, Embedder, from_json, to_json, unknown
@@ -26,7 +26,8 @@ from .settings import Settings
 from .store import short
 
 # %% auto #0
-__all__ = ['PostgresIndex', 'open_postgres', 'open_index', 'Stored', 'list_indexes', 'find_index', 'open_served']
+__all__ = ['PostgresIndex', 'open_postgres', 'open_index', 'Stored', 'list_indexes', 'find_stored', 'find_index', 'remove_index',
+           'open_served']
 
 # %% ../nbs/44_postgres.ipynb #fa4ee206
 @dataclass(frozen=True)
@@ -343,6 +344,20 @@ def _stored(path: Path) -> Stored:
         return Stored(path.name, "files", None, size, str(error))
     return Stored(meta.digest, "files", meta, size)
 
+# %% ../nbs/44_postgres.ipynb #5e1c7a20
+def find_stored(
+    name: str,  # The beginning of its digest, four digits at least
+    settings: Settings,  # Where indexes are kept
+) -> Stored:
+    "What is known of an index by its name, damaged or not; raises `ConfigurationError` for a name that is none or several's."
+    known = list_indexes(settings)
+    found = [one for one in known if len(name) >= 4 and one.digest.startswith(name)]
+    if len({one.digest for one in found}) > 1:
+        raise ConfigurationError(f"{len(found)} indexes begin with {name!r}: {', '.join(short(one.digest) for one in found)}. Write more of the digest.")
+    if not found:
+        raise ConfigurationError(unknown("index", name, [short(one.digest) for one in known], "Names are the beginnings of digests; `llmops index list` shows them."))
+    return found[0]
+
 # %% ../nbs/44_postgres.ipynb #52adfe1c
 def find_index(
     name: str,  # The beginning of its digest, four digits at least
@@ -350,19 +365,27 @@ def find_index(
     embedder: Embedder | None = None,  # The one that made it, for changes that bring new text
 ) -> FileIndex | PostgresIndex:
     "An index by its name, every byte of it checked; raises `ConfigurationError` for a name that is none or several's, `DataError` for one that is damaged."
-    known = list_indexes(settings)
-    found = [one for one in known if len(name) >= 4 and one.digest.startswith(name)]
-    if len({one.digest for one in found}) > 1:
-        raise ConfigurationError(f"{len(found)} indexes begin with {name!r}: {', '.join(short(one.digest) for one in found)}. Write more of the digest.")
-    if not found:
-        raise ConfigurationError(unknown("index", name, [short(one.digest) for one in known], "Names are the beginnings of digests; `llmops index list` shows them."))
-    if found[0].broken:
-        raise DataError(f"The index {short(found[0].digest)} cannot be used: {found[0].broken}. Build it again.")
-    if found[0].where == "files":
-        return open_saved(settings.state / "index" / found[0].digest[:16], embedder)
+    found = find_stored(name, settings)
+    if found.broken:
+        raise DataError(f"The index {short(found.digest)} cannot be used: {found.broken}. Build it again.")
+    if found.where == "files":
+        return open_saved(settings.state / "index" / found.digest[:16], embedder)
     server = _server(settings.vectors)
     with server.connection() as connection:
-        return PostgresIndex(server, tables.number_of(connection, found[0].digest), embedder, "loaded")
+        return PostgresIndex(server, tables.number_of(connection, found.digest), embedder, "loaded")
+
+# %% ../nbs/44_postgres.ipynb #5e1c7a22
+def remove_index(
+    stored: Stored,  # Which; from `find_stored` or `list_indexes`
+    settings: Settings,  # Where indexes are kept
+) -> None:
+    "Take an index off the disk or the server, with all it holds; raises `DataError` when it is no longer on the server."
+    if stored.where == "files":
+        path = settings.state / "index" / stored.digest[:16]
+        with locked(path):
+            return remove(path)
+    with _server(settings.vectors).connection() as connection, connection.transaction():
+        tables.drop(connection, tables.Tables(tables.number_of(connection, stored.digest)))
 
 # %% ../nbs/44_postgres.ipynb #44b00002
 def open_served(

@@ -496,7 +496,7 @@ DRAWN = st.builds(lambda words, n: Document("", "\n\n".join(f"# {word}\n\n{word}
 CORPORA = st.lists(st.dictionaries(st.sampled_from("abcde"), DRAWN, min_size=1), min_size=2, max_size=5)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(CORPORA, st.sampled_from([WORDS, LETTERS, replace(LETTERS, structure=Structure("hnsw"))]))
 def test_a_version_made_from_another_is_the_one_made_from_nothing(versions, recipe):
     embedder = Letters() if recipe.embedder else None
@@ -641,6 +641,48 @@ def test_commands_look_after_indexes(tmp_path, monkeypatch):
     (tmp_path / ".llmops" / "index" / other[:16] / "meta.json").write_text("{}")
     assert "damaged" in llmops("list")
     assert "cannot be used" in llmops("compact", other[:12], code=1)
+    assert "Call it with --yes" in llmops("remove", other[:12], code=1)
+    left = json.loads(llmops("list", "--json"))
+    assert "No index named 'abcd'" in llmops("remove", other[:12], "abcd", "--yes", code=1)
+    assert json.loads(llmops("list", "--json")) == left, "a wrong name removes nothing"
+    assert "nobody knows what" in llmops("remove", other[:12], other[:10], "--yes")
+    (rest,) = json.loads(llmops("list", "--json"))
+    assert "Removed" in llmops("remove", rest["digest"], "--yes")
+    assert "No indexes here" in llmops("list")
+    assert [path for path in (tmp_path / ".llmops" / "index").iterdir() if path.is_dir()] == []
+
+
+def test_the_query_prefix_is_that_of_the_experiment_or_the_one_given(tmp_path, monkeypatch):
+    from click.testing import CliRunner
+
+    from llmops_nb.commands import main
+
+    asked = []
+
+    class Asked(Letters):
+        def __call__(self, texts):
+            asked.extend(texts)
+            return super().__call__(texts)
+
+    monkeypatch.setattr("llmops_nb.embedding.open_embedder", lambda name, settings: Asked())
+    home = tmp_path / "app"
+    (home / "docs").mkdir(parents=True)
+    (home / "docs" / "a.md").write_text("# A\n\nThe while statement repeats.\n")
+    (home / "p.md").write_text("---\ndescription: p\nvariables:\n  question: str\n  passages: list\n---\n[user]\n{{ question }} {{ passages }}\n")
+    (home / "app.yaml").write_text("name: app\nprompt: p.md\ncorpus: {folder: docs}\nretrieval: {mode: dense, embedder: letters, query_prefix: 'ask: '}\nmodel: {alias: echo}\n")
+    monkeypatch.chdir(tmp_path)
+
+    def search(*words):
+        asked.clear()
+        done = CliRunner().invoke(main, ["index", "search", *words, "--json"])
+        return asked[-1] if done.exit_code == 0 else done.output
+
+    assert search("app", "while", "--by", "meaning") == "ask: while"
+    assert search("app", "while", "--by", "meaning", "--query-prefix", "query: ") == "query: while"
+    assert search("app", "while", "--by", "meaning", "--query-prefix", "") == "while"
+    (name,) = [path.name for path in directories(tmp_path / ".llmops")]
+    assert search(name, "while", "--by", "meaning") == "while"
+    assert "is for embedders" in search(name, "while", "--query-prefix", "query: ")
 
 
 def corpus_of(name):

@@ -16,7 +16,7 @@ from llmops_nb import postgres
 from llmops_nb.core import ConfigurationError, DataError, Document, RunError
 from llmops_nb.documents import Corpus
 from llmops_nb.index import Recipe
-from llmops_nb.postgres import find_index, list_indexes, open_postgres
+from llmops_nb.postgres import find_index, find_stored, list_indexes, open_postgres, remove_index
 from llmops_nb.settings import Settings, parse_settings
 
 RECIPE = Recipe(chunk_size=30, embedder="letters")
@@ -127,6 +127,21 @@ def test_a_connection_that_was_cut_is_replaced(server):
     with pytest.raises(RunError, match="Nothing was changed"):
         index.upsert([Document("a", "Everything is different.")], Cutting())
     assert (index.digest, index.matching("statement", 9)) == (digest, before)
+
+
+def test_an_index_is_removed_with_its_tables(server, tmp_path):
+    settings = Settings(state=tmp_path, vectors=VARIABLE)
+    index, other = open_postgres(ONE, RECIPE, Letters(), VARIABLE), open_postgres(TWO, Recipe(), None, VARIABLE)
+    tables = "SELECT count(*) FROM pg_tables WHERE tablename LIKE 'llmops\\_%%\\_%%'"
+    (before,) = query(server, tables)[0]
+    stored = find_stored(index.digest[:8], settings)
+    remove_index(stored, settings)
+    assert query(server, tables)[0][0] == before - 4
+    with pytest.raises(DataError, match="somebody removed it"):
+        index.matching("statement", 3)
+    with pytest.raises(DataError, match="somebody removed it"):
+        remove_index(stored, settings)
+    assert len(other.matching("corpus", 9)) == 1
 
 
 def test_an_index_that_was_removed_is_said(server):
