@@ -387,7 +387,7 @@ class Proof:
         return not self.left
 
     def __str__(self) -> str:
-        head = f"{len(self.ids)} forgotten; {self.files:,} files, {self.size:,} bytes{f' and {self.indexes} indexes on a server' if self.indexes else ''} searched: {'nothing is left' if self.clean else f'something is left: {len(self.left)}'}."
+        head = f"{len(self.ids)} forgotten; {self.files:,} files, {self.size:,} bytes{f' and the indexes of the server ({self.indexes})' if self.indexes else ''} searched: {'nothing is left' if self.clean else f'something is left: {len(self.left)}'}."
         return "\n".join([head, *(f"  done: {line}" for line in self.done), *(f"  LEFT: {line}" for line in self.left), *(f"  not seen: {line}" for line in self.unseen)])
 
 
