@@ -302,3 +302,4 @@ def test_a_real_model_words_and_judges_within_its_bounds() -> None:
         assert found.texts and not found.why and all(0 < len(text) <= 1000 for text in found.texts), found
     (grade,) = model_reranker(model)("How is a loop ended early?", ["The break statement ends the nearest enclosing loop."])
     assert grade in RELEVANCE.scale
+    model.close()

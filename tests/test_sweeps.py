@@ -313,12 +313,12 @@ def test_a_local_model_is_loaded_once_and_lent_to_all_cells(tmp_path: Path) -> N
     ours = load_settings(Path(__file__).parent)
     settings = replace(load_settings(tmp_path), model="local/smollm2-135m", weights=ours.weights)
     (tmp_path / "settings.ini").write_text(f"[llmops]\nmodel = local/smollm2-135m\nweights = {ours.weights}\n")
-    seen: set[int] = set()
+    before, seen = local_children(), set[int]()
     done = threading.Event()
 
     def watch() -> None:
         while not done.wait(0.1):
-            seen.update(local_children())
+            seen.update(local_children() - before)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
