@@ -270,7 +270,12 @@ def parse(
     format, claimed = format_of(data, name), format_named(name)
     known = any(name.lower().endswith(suffix) for suffix in FORMATS[claimed])
     notes = [f"The name says {claimed}, the content is {format}, and was read as that."] if known and format != claimed else []
-    parts, metadata, pages = _parts_of(data, name, format, limits, notes)
+    try:
+        parts, metadata, pages = _parts_of(data, name, format, limits, notes)
+    except DataError as error:
+        if known and format == "text" and claimed in ("pdf", "docx", "pptx", "xlsx"):
+            raise DataError(f"{name} is named like a {claimed} file, but is none, nor text: it begins with {data[:8]!r}. Get a whole copy, or leave it out.") from error
+        raise
     text, starts = "", []
     for part in parts:
         text += "\n\n" if text else ""
@@ -282,7 +287,7 @@ def parse(
     title = heading or str(metadata.get("title") or PurePosixPath(name).stem)
     return Parsed(text, title[:300], format, tuple(starts) if pages else (), metadata, tuple(notes))
 
-
+# %% ../nbs/37_formats.ipynb #7c1e5a21
 def _parts_of(data: bytes, name: str, format: str, limits: ParseLimits, notes: list[str]) -> tuple[list[str], dict[str, Any], bool]:
     "The text of a file in parts, what it says of itself, and whether the parts are pages."
     if format not in ("pdf", "docx", "pptx", "xlsx"):

@@ -413,3 +413,10 @@ def test_broken_files_are_read_or_refused(name: str, data: st.DataObject) -> Non
         assert found.text.strip() and found.title
     except DataError as error:
         assert str(error).startswith(name)
+
+
+@pytest.mark.parametrize("name", ["scan.pdf", "letter.docx", "table.xlsx"])
+def test_a_binary_file_that_is_not_what_its_name_says_is_refused_by_that_name(name: str) -> None:
+    with pytest.raises(DataError, match=rf"{name} is named like a {name[-4:].strip('.')} file, but is none, nor text"):
+        parse(bytes(range(256)) * 40, name)
+    assert parse(b"plain words", name).text == "plain words"
