@@ -1899,6 +1899,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'llmops_nb.spaces.load_plan': ('spaces.html#load_plan', 'llmops_nb/spaces.py'),
                                   'llmops_nb.spaces.new_cell': ('spaces.html#new_cell', 'llmops_nb/spaces.py'),
                                   'llmops_nb.spaces.propose': ('spaces.html#propose', 'llmops_nb/spaces.py'),
+                                  'llmops_nb.spaces.read_plan': ('spaces.html#read_plan', 'llmops_nb/spaces.py'),
                                   'llmops_nb.spaces.skipped': ('spaces.html#skipped', 'llmops_nb/spaces.py')},
             'llmops_nb.splitters': { 'llmops_nb.splitters._cut_units': ('splitters.html#_cut_units', 'llmops_nb/splitters.py'),
                                      'llmops_nb.splitters._torn': ('splitters.html#_torn', 'llmops_nb/splitters.py'),

@@ -131,7 +131,7 @@ def load_ingest_plan(
     return read_ingest_plan(values, file.resolve().parent, file.name)
 
 # %% ../nbs/41_ingest.ipynb #41b00011
-_READERS = ("kreuzberg", "openpyxl", "pypdf", "pypdfium2", "trafilatura", "charset-normalizer", "lxml")
+_READERS = ("kreuzberg", "pypdfium2", "trafilatura", "charset-normalizer", "lxml")
 
 
 def parser_digest(

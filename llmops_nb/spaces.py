@@ -25,8 +25,9 @@ from .runs import RESERVED, parameters_of, read_values
 from .settings import Settings
 
 # %% auto #0
-__all__ = ['SAMPLERS', 'Plan', 'Cell', 'load_plan', 'complete', 'given_to_notebook', 'given_to_app', 'items_of', 'as_it_is',
-           'Range', 'axis', 'combinations', 'skipped', 'label', 'cells_of', 'new_cell', 'corners', 'propose']
+__all__ = ['SAMPLERS', 'Plan', 'Cell', 'read_plan', 'load_plan', 'complete', 'given_to_notebook', 'given_to_app', 'items_of',
+           'as_it_is', 'Range', 'axis', 'combinations', 'skipped', 'label', 'cells_of', 'new_cell', 'corners',
+           'propose']
 
 # %% ../nbs/61_spaces.ipynb #0cbdef23
 @dataclass(frozen=True)
@@ -66,19 +67,26 @@ class Cell:
     note: str = ""  # Why it failed, was dropped or stopped
 
 # %% ../nbs/61_spaces.ipynb #5de06f5a
+def read_plan(
+    path: Path,  # A YAML file
+) -> Any:  # As written
+    "What stands in the file of a plan, of a sweep or of anything else; raises `ConfigurationError`."
+    import yaml
+
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        known = sorted(p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
+        raise ConfigurationError(unknown("plan", path.name, known)) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path.name} is not YAML: {' '.join(str(error).split())}") from error
+
+
 def load_plan(
     path: Path,  # A YAML file
 ) -> Plan:  # With absolute paths
     "The plan in a file; raises `ConfigurationError` for what is no plan."
-    import yaml
-
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        known = sorted(p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
-        raise ConfigurationError(unknown("plan", path.name, known)) from None
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"{path.name} is not YAML: {' '.join(str(error).split())}") from error
+    values = read_plan(path)
     if isinstance(values, dict) and "budget" in values:
         build(Limits, values["budget"], f"{path.name}, budget")
     plan = build(Plan, values, path.name)

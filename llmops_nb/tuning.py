@@ -29,7 +29,7 @@ from .rankings import RankingScores, parse_measure, relevance_of, score_rankings
 from .retrieve import Retrieval, build_retriever
 from .runs import by_name
 from .settings import Settings
-from .spaces import Cell, Plan, cells_of, complete, corners, items_of, new_cell
+from .spaces import Cell, Plan, cells_of, complete, corners, items_of, new_cell, read_plan
 from .stats import LEVEL, Estimate
 
 # %% auto #0
@@ -212,16 +212,7 @@ def load_tune_plan(
     path: Path,  # A YAML file
 ) -> TunePlan:  # With absolute paths
     "The plan in a file; raises `ConfigurationError` for what is no plan."
-    import yaml
-
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        known = sorted(p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
-        raise ConfigurationError(unknown("plan", path.name, known)) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path.name} is not YAML: {' '.join(str(error).split())}") from error
-    plan = build(TunePlan, values, path.name)
+    plan = build(TunePlan, read_plan(path), path.name)
     app = (path.parent / (plan.app or ".")).resolve()
     golden = str((path.parent / plan.golden).resolve()) if plan.golden else ""
     return replace(plan, name=plan.name or path.stem, app=str(app), golden=golden)

@@ -94,3 +94,9 @@ def test_optuna_minimises_where_less_is_better_and_passes_over_what_failed() -> 
     assert min(cells[4:], key=lambda c: 99 if c.score is None else c.score).values == {"k": 3, "how": None}
     every = [new_cell(n, {"k": k, "how": how}) for n, (k, how) in enumerate((k, how) for k in range(12) for how in ("a", None))]
     assert propose(plan, every, {}) is None, "nothing new is left"
+
+
+def test_a_plan_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "plan.yaml").write_bytes(b"notebook: \xff\xfe")
+    with pytest.raises(ConfigurationError, match="plan.yaml is not YAML"):
+        load_plan(tmp_path / "plan.yaml")
