@@ -9,7 +9,7 @@ from typing import Any
 
 from llmops_nb._tuning_effects import Part, TwoWay, two_way
 from llmops_nb._tuning_job import Lines, estimate, lines_sources, points, table_of
-from llmops_nb.cells import HEIGHT, STATES, Dot, Plot, value_text
+from llmops_nb.cells import STATES, Dot, Plot, scale, stairs, value_text
 from llmops_nb.comparison_reports import Row, reaches, row_of
 from llmops_nb.figures import is_number, quantity, ticks
 from llmops_nb.stats import percentile
@@ -98,27 +98,16 @@ def plot(rows: Sequence[Setting], info: Any, name: str) -> Plot | None:
     drawn = [(row, float(row.keys[0] or 0.0), float(row.keys[place] or 0.0)) for row in rows if is_number(row.keys[0]) and is_number(row.keys[place])][:MOST_DOTS]
     if not drawn or not any(x for _, _, x in drawn):
         return None
-    ends = [float(end) for row, value, _ in drawn for end in (row.low, row.high, value) if is_number(end)]
-    bottom, top = min(ends), max(ends)
-    bottom, top = (bottom - 0.05, top + 0.05) if bottom == top else (bottom - 0.06 * (top - bottom), top + 0.06 * (top - bottom))
+    bottom, top, down = scale(end for row, value, _ in drawn for end in (row.low, row.high, value))
     right = max(x for _, _, x in drawn) * 1.06
-
-    def down(value: float) -> float:
-        return round(HEIGHT * (top - value) / (top - bottom), 1)
-
     dots = []
     for row, value, x in drawn:
         words = f"{row.cell.id} {row.cell.label}: {row.text}{f' ({row.range})' if row.range else ''}, {row.size}, {row.p50} a question; {row.standing}"
         mark = "winner" if row.cell.id == info.winner else "baseline" if row.cell.baseline else ""
         low, high = (None if end is None else down(end) for end in (row.low, row.high))
         dots.append(Dot(row.cell.id, words, round(100 * x / right, 2), down(value), low, high, row.standing == "front", mark))
-    edge: list[Dot] = []
-    for dot in sorted(dots, key=lambda one: (one.x, one.y)):
-        if not edge or dot.y < edge[-1].y:
-            edge.append(dot)
-    steps = [step for one, other in zip(edge, edge[1:], strict=False) for step in ((one.x, one.y, other.x, one.y), (other.x, one.y, other.x, other.y))]
     across = tuple((round(100 * at / right, 2), text(at)) for at in ticks(0.0, right, 6))
-    return Plot(name, tuple(dots), tuple(steps), across, tuple((down(at), f"{at:.2f}") for at in ticks(bottom, top, 5)))
+    return Plot(name, tuple(dots), tuple(stairs(dots, True)), across, tuple((down(at), f"{at:.2f}") for at in ticks(bottom, top, 5)))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from .sweeps import Sweep, SweepInfo
 
 # %% auto #0
 __all__ = ['STATES', 'UNREADABLE', 'HEIGHT', 'CellRow', 'addresses', 'value_text', 'varied', 'measured', 'cell_rows', 'Dot',
-           'Plot', 'plot']
+           'Plot', 'scale', 'plot', 'stairs']
 
 # %% ../nbs/73_cells.ipynb #0dc7bcd6
 STATES: Mapping[str, str] = {"finished": "good", "dropped": "unsure", "failed": "poor", "stopped": "unsure", "running": "even", "waiting": ""}  # Tones
@@ -155,6 +155,17 @@ class Plot:
 HEIGHT = 300  # Pixels of a plot
 
 
+def scale(
+    ends: Iterable[Any],  # All values that must have a place; what is no number is passed over
+) -> tuple[float, float, Callable[[float], float]]:  # The lowest and the highest value shown, and pixels from the top of any
+    "Values laid out from the top of a plot to its bottom, with some room."
+    numbers = [float(end) for end in ends if is_number(end)]
+    low, high = min(numbers), max(numbers)
+    room = 0.05 if low == high else 0.06 * (high - low)
+    bottom, top = low - room, high + room
+    return bottom, top, lambda value: round(HEIGHT * (top - value) / (top - bottom), 1)
+
+
 def plot(
     rows: Sequence[CellRow],  # All cells
     info: SweepInfo,  # The sweep
@@ -166,14 +177,8 @@ def plot(
     drawn = [(row, float(row.quality.value), float(x)) for row in rows if is_number(x := row.keys[place]) and is_number(row.quality.value)]
     if not drawn or not any(x for _, _, x in drawn):
         return None
-    ends = [float(end) for row, value, _ in drawn for end in (row.quality.low, row.quality.high, value) if is_number(end)]
-    bottom, top = min(ends), max(ends)
-    bottom, top = (bottom - 0.05, top + 0.05) if bottom == top else (bottom - 0.06 * (top - bottom), top + 0.06 * (top - bottom))
+    bottom, top, down = scale(end for row, value, _ in drawn for end in (row.quality.low, row.quality.high, value))
     right = max(x for _, _, x in drawn) * 1.06
-
-    def down(value: float) -> float:
-        return round(HEIGHT * (top - value) / (top - bottom), 1)
-
     dots = []
     for row, value, x in drawn:
         words = f"{row.cell.id} {row.cell.label}: {row.text}{f' ({row.range})' if row.range else ''}, {row.cost} and {row.latency} an answer; {row.standing}"
@@ -182,10 +187,13 @@ def plot(
         dots.append(Dot(row.cell.id, words, round(100 * x / right, 2), down(value), low, high, row.standing == "front", mark))
     up = [(down(at), quantity(at, kind.unit).replace(".0%", "%")) for at in ticks(bottom, top, 5) if kind.unit not in ("share",) or -1e-9 <= at <= 1 + 1e-9]
     across = [(round(100 * at / right, 2), quantity(at, unit)) for at in ticks(0.0, right, 6)]
-    return Plot(name, tuple(dots), tuple(_steps(dots, kind.better == "higher")), tuple(across), tuple(up))
+    return Plot(name, tuple(dots), tuple(stairs(dots, kind.better == "higher")), tuple(across), tuple(up))
 
 # %% ../nbs/73_cells.ipynb #a1fa69e6
-def _steps(dots: Sequence[Dot], higher: bool) -> list[tuple[float, float, float, float]]:
+def stairs(
+    dots: Sequence[Dot],  # Of a plot
+    higher: bool,  # Whether more of the quality is better
+) -> list[tuple[float, float, float, float]]:  # Lines: x and y of both ends
     "The edge of what this drawing's two quantities allow, as stairs: level until the next better cell, then up to it."
     edge: list[Dot] = []
     for dot in sorted(dots, key=lambda one: (one.x, one.y if higher else -one.y)):
